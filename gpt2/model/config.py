@@ -7,6 +7,7 @@ from typing import Literal
 
 from gpt2.errors import UserError
 
+IGNORE_INDEX = -100  # a target that is not one: it adds nothing to the loss and is not counted
 ATTENTION_KINDS = ("dense", "banded")
 
 

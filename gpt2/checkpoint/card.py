@@ -1,0 +1,28 @@
+"""The README.md of a model folder: what the model is, where it came from, how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpt2.model.config import GPTConfig
+from gpt2.model.sizes import parameters
+
+
+def model_card(config: GPTConfig, notes: Mapping[str, Any]) -> str:
+    """Markdown with Hugging Face's header; `notes` are facts of the training run, one line each."""
+    facts = {
+        "Parameters": f"{parameters(config):,}",
+        "Layers x width": f"{config.n_layer} x {config.n_embd} ({config.n_head} heads of {config.head_dim})",
+        "Context": f"{config.context_length} tokens",
+        "Vocabulary": f"{config.vocab_size:,}",
+        **{str(key): str(value) for key, value in notes.items()},
+    }
+    rows = "".join(f"| {key} | {value} |\n" for key, value in facts.items())
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [gpt2]\n---\n\n"
+        "# A GPT-2 trained with `gpt2`\n\n"
+        f"| | |\n| --- | --- |\n{rows}\n"
+        '```sh\ngpt2 generate --model . "Once upon a time"\n```\n\n'
+        "It continues text in the manner of what it was trained on, and repeats what is wrong there too.\n"
+    )

@@ -1,0 +1,313 @@
+"""A model folder is a Hugging Face folder: config.json, model.safetensors (HF's names and orientation), tokenizer.
+
+GPT-2's Conv1D stores its four matrices a block as (in, out), `nn.Linear` as (out, in): they are transposed on the
+way. What transformers' GPT-2 cannot express (a head bias, an attention width of its own, banded layers) is written
+under `model_type: gpt2-extended` with the weights in weights.safetensors, a name no GPT-2 reader looks for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2 import atomic
+from gpt2.checkpoint.card import model_card
+from gpt2.errors import UserError
+from gpt2.model.config import GPTConfig
+from gpt2.runtime import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gpt2.model.gpt import GPT
+    from gpt2.tokenizer.bpe import Tokenizer
+
+CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+MASK_BUFFERS = ("attn.bias", "attn.masked_bias")
+PREFIXES = ("_orig_mod.", "module.", "transformer.")
+EXTENDED = "gpt2-extended"
+EXTENDED_WEIGHTS = "weights.safetensors"
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
+}
+
+
+def read_config(folder: Path) -> GPTConfig:
+    """config.json of a GPT-2-family folder; UserError names what is missing or not supported."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: not a model folder, it has no config.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    return config_from_hf(values, str(path))
+
+
+def config_from_hf(values: Mapping[str, Any], origin: str) -> GPTConfig:
+    """Translate the keys of transformers' GPT2Config (and our extra ones) into a GPTConfig."""
+    if values.get("model_type", "gpt2") not in ("gpt2", EXTENDED):
+        raise UserError(
+            f"{origin}: model_type is '{values['model_type']}'; only GPT-2's and GPT-3's architecture loads"
+        )
+    activation = values.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        raise UserError(f"{origin}: activation_function '{activation}' is not supported; gelu_new and gelu are")
+    if not values.get("scale_attn_weights", True):
+        raise UserError(f"{origin}: scale_attn_weights = false is not supported")
+    if values.get("add_cross_attention"):
+        raise UserError(f"{origin}: cross attention is not part of a decoder on its own")
+    try:
+        known = {
+            "n_layer": values["n_layer"],
+            "n_head": values["n_head"],
+            "n_embd": values["n_embd"],
+            "vocab_size": values["vocab_size"],
+            "context_length": values.get("n_positions") or values["n_ctx"],
+        }
+    except KeyError as error:
+        raise UserError(f"{origin}: key {error} is missing") from None
+    ours = {f.name for f in fields(GPTConfig)} & {"head_dim", "bias", "head_bias", "attention_pattern"}
+    return GPTConfig(
+        **known,
+        n_inner=values.get("n_inner") or 0,
+        dropout=float(values.get("resid_pdrop", 0.1)),
+        norm_eps=values.get("layer_norm_epsilon", 1e-5),
+        activation=ACTIVATIONS[activation],  # type: ignore[arg-type]
+        tie_head=values.get("tie_word_embeddings", True),
+        init_std=values.get("initializer_range", 0.02),
+        scale_by_layer=bool(values.get("scale_attn_by_inverse_layer_idx", False)),
+        **{name: values[name] for name in ours if name in values},
+    )
+
+
+def config_to_hf(config: GPTConfig, eot_id: int | None = None) -> dict[str, Any]:
+    """The config.json of a folder; extra keys only where HF's own cannot say it."""
+    values: dict[str, Any] = {
+        "model_type": "gpt2" if hf_can_express(config) else EXTENDED,
+        "architectures": ["GPT2LMHeadModel"],
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "n_inner": None if config.n_inner == 4 * config.n_embd else config.n_inner,
+        "n_positions": config.context_length,
+        "n_ctx": config.context_length,
+        "vocab_size": config.vocab_size,
+        "activation_function": "gelu_new" if config.activation == "gelu_tanh" else "gelu",
+        "layer_norm_epsilon": config.norm_eps,
+        "initializer_range": config.init_std,
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "tie_word_embeddings": config.tie_head,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": config.scale_by_layer,
+        "reorder_and_upcast_attn": False,
+        "bos_token_id": eot_id,
+        "eos_token_id": eot_id,
+        "torch_dtype": "float32",
+    }
+    if not config.bias:
+        values["bias"] = False  # HF reads zero biases; we read none
+    if not hf_can_express(config):
+        del values["architectures"]
+        values |= {
+            "head_dim": config.head_dim,
+            "head_bias": config.head_bias,
+            "attention_pattern": list(config.attention_pattern),
+        }
+    return values
+
+
+def hf_can_express(config: GPTConfig) -> bool:
+    """Whether transformers' GPT2LMHeadModel computes the same function from the same folder."""
+    return (
+        config.attention_width == config.n_embd and not config.head_bias and set(config.attention_pattern) == {"dense"}
+    )
+
+
+def read_weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
+    """The folder's tensors under our names, in `nn.Linear` orientation, float32, vocabulary padded.
+
+    Missing tensors and wrong shapes raise one UserError; unexpected ones are named on stderr and left out.
+    """
+    import torch
+
+    expected = expected_shapes(config)
+    state: dict[str, Tensor] = {}
+    unexpected: list[str] = []
+    wrong: list[str] = []
+    for stored_name, tensor in stored_tensors(folder):
+        name = plain_name(stored_name)
+        if name.endswith(MASK_BUFFERS) or (name == "lm_head.weight" and config.tie_head):
+            continue
+        if name not in expected:
+            if not (name.endswith(".bias") and not config.bias and not tensor.any()):  # HF's zeros for no bias
+                unexpected.append(stored_name)
+            continue
+        tensor = tensor.T if name.endswith(CONV1D) else tensor
+        if tuple(tensor.shape) != expected[name]:
+            wrong.append(f"{stored_name} {tuple(tensor.shape)} instead of {expected[name]}")
+            continue
+        state[name] = pad_vocabulary(name, tensor.to(torch.float32).contiguous(), config)
+    missing = [name for name in expected if name not in state and not any(name in item for item in wrong)]
+    if missing or wrong:
+        parts = [f"missing {_some(missing)}"] * bool(missing) + [f"wrong shape {_some(wrong)}"] * bool(wrong)
+        raise UserError(f"{folder}: the weights do not fit config.json: {'; '.join(parts)}")
+    if unexpected:
+        say(f"{folder}: ignored tensors that are no part of the model: {_some(unexpected)}")
+    return state
+
+
+def load_module(folder: Path, config: GPTConfig) -> GPT:
+    """The folder's weights in a GPT, in float32 on the processor and in evaluation mode."""
+    import torch
+
+    from gpt2.model.gpt import GPT
+
+    with torch.device("meta"):
+        module = GPT(config)
+    module.load_state_dict(read_weights(folder, config), assign=True, strict=False)
+    if config.tie_head:
+        module.lm_head.weight = module.wte.weight
+    return module.eval()
+
+
+def write_folder(
+    folder: Path,
+    config: GPTConfig,
+    state: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model folder from our names and orientation; each file is replaced atomically, config.json last."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = dict(hf_tensors(config, state))
+    name = "model.safetensors" if hf_can_express(config) else EXTENDED_WEIGHTS
+    with writing(folder / name), atomic.replacing(folder / name) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    if tokenizer is not None:
+        from gpt2.tokenizer.files import save_tokenizer
+
+        save_tokenizer(tokenizer, folder)
+    eot_id = tokenizer.eot_id if tokenizer else None
+    generation = {"bos_token_id": eot_id, "eos_token_id": eot_id, "do_sample": True}
+    atomic.write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
+    atomic.write_text(folder / "README.md", model_card(config, notes or {}))
+    atomic.write_text(folder / "config.json", json.dumps(config_to_hf(config, eot_id), indent=2) + "\n")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the safetensors library's own write error (a full disk, say) into an OSError that names the file."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path}: could not be written: {error}") from error
+
+
+def hf_tensors(config: GPTConfig, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors as HF stores them: `transformer.` names, Conv1D orientation, no padding rows, zero biases added."""
+    import torch
+
+    for name, tensor in state.items():
+        if name == "lm_head.weight" and config.tie_head:
+            continue
+        if name in ("wte.weight", "lm_head.weight", "lm_head.bias"):
+            tensor = tensor[: config.vocab_size]
+        stored = tensor.T if name.endswith(CONV1D) else tensor
+        prefix = "" if name.startswith("lm_head.") else "transformer."
+        yield prefix + name, stored.contiguous().cpu()
+        if not config.bias and name.endswith(".weight") and (".ln_" in f".{name}" or name.endswith(CONV1D)):
+            yield prefix + name.removesuffix("weight") + "bias", torch.zeros(tensor.shape[0])
+
+
+def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of every weight file of a folder, one tensor in memory at a time where the format allows."""
+    import torch
+
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            from safetensors import SafetensorError, safe_open
+
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in file.keys():  # noqa: SIM118  (not a dict)
+                        yield name, file.get_tensor(name)
+            except SafetensorError as error:
+                raise UserError(f"{path}: damaged or not safetensors ({error}); fetch or save it again") from None
+        else:
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except Exception as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{path}: not a plain PyTorch weight file ({reason})") from None
+            yield from state.items()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """safetensors before pytorch_model.bin, whole before sharded; UserError if there is none."""
+    for name in ("model.safetensors", EXTENDED_WEIGHTS, "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            if any(Path(shard).name != shard for shard in shards):
+                raise UserError(f"{index}: names a file outside its folder")
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing:
+                raise UserError(f"{index}: missing {_some(missing)} beside it")
+            return [folder / shard for shard in shards]
+    raise UserError(f"{folder}: no weights (looked for model.safetensors, {EXTENDED_WEIGHTS}, pytorch_model.bin)")
+
+
+def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor as stored (vocabulary not padded), in `nn.Linear` orientation."""
+    import torch
+
+    from gpt2.model.gpt import GPT
+
+    with torch.device("meta"):
+        module = GPT(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
+    for name in ("wte.weight", "lm_head.weight", "lm_head.bias"):
+        if name in shapes:
+            shapes[name] = (config.vocab_size, *shapes[name][1:])
+    return shapes
+
+
+def pad_vocabulary(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
+    """Rows of zeros behind the vocabulary, as memory holds it."""
+    if name not in ("wte.weight", "lm_head.weight", "lm_head.bias"):
+        return tensor
+    padded = tensor.new_zeros(config.padded_vocab_size, *tensor.shape[1:])
+    padded[: config.vocab_size] = tensor
+    return padded
+
+
+def plain_name(name: str) -> str:
+    """A stored name without the prefixes that wrappers leave."""
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in PREFIXES:
+            if name.startswith(prefix):
+                name, stripped = name.removeprefix(prefix), True
+    return name
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
