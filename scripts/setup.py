@@ -4,6 +4,8 @@ Standard library only. torch comes first and alone, because which of its builds 
 Linux the registry's own build brings gigabytes of GPU packages that a machine without an NVIDIA driver cannot use.
 """
 
+from __future__ import annotations  # an old Python has to get as far as being told so
+
 import os
 import platform
 import re
@@ -55,13 +57,14 @@ def install_torch() -> None:
         say(f"torch {version}, {source} ...")
         # Without its dependencies: an index that holds torch need not hold them, and the next call brings them.
         if pip("--no-deps", *options, f"torch=={version}", quietly="--no-index" in options):
-            return say(f"took torch {torch_version()}, {source}")
+            say(f"took torch {torch_version()}, {source}")
+            return
     fail(f"no torch {version} to be had; name an index that has it: make TORCH_INDEX=URL setup")
 
 
 def torch_sources() -> list[tuple[str, list[str]]]:
     """Where to look for torch, best first, each with the words that say why."""
-    registry = ("the registry's own build", [])
+    registry: tuple[str, list[str]] = ("the registry's own build", [])
     if os.environ.get("TORCH_INDEX"):
         return [("from TORCH_INDEX", ["--index-url", os.environ["TORCH_INDEX"]])]
     if sys.platform != "linux":
