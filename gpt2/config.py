@@ -21,6 +21,11 @@ T = TypeVar("T")
 Tree = dict[str, Any]
 
 
+def setting(default: Any, about: str) -> Any:
+    """A dataclass field with the line that `--help` shows for it."""
+    return dataclasses.field(default=default, metadata={"about": about})
+
+
 def load_toml(path: str | Path) -> Tree:
     """Read a TOML file; errors name the file and, for syntax, the line."""
     if sys.version_info >= (3, 11):
@@ -67,6 +72,20 @@ def leaves(cls: type[Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + field.name] = hint
     return found
+
+
+def describe(cls: type[Any], whose: str | None = None) -> list[tuple[str, str]]:
+    """(flag, what it is with its default) of every setting, for `--help`; `whose` stands in for the defaults."""
+    rows: list[tuple[str, str]] = []
+    for field in dataclasses.fields(cls):
+        hint = typing.get_type_hints(cls)[field.name]
+        if dataclasses.is_dataclass(hint):
+            rows += describe(typing.cast("type[Any]", hint), field.metadata.get("whose"))
+        else:
+            shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+            default = whose or ("" if shown is None else str(shown))
+            rows.append((f"--{field.name}", field.metadata.get("about", "") + (f" [{default}]" if default else "")))
+    return rows
 
 
 def parse_flags(cls: type[Any], arguments: Sequence[str]) -> Tree:

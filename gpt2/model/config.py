@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from gpt2.config import setting
 from gpt2.errors import UserError
 
 IGNORE_INDEX = -100  # a target that is not one: it adds nothing to the loss and is not counted
@@ -19,22 +20,22 @@ class GPTConfig:
     layers. `vocab_size` counts real tokens; rows that memory pads to are no part of the model.
     """
 
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    n_inner: int = 0
-    head_dim: int = 0
-    vocab_size: int = 50257
-    context_length: int = 1024
-    dropout: float = 0.0
-    bias: bool = True
-    norm_eps: float = 1e-5
-    activation: Literal["gelu_tanh", "gelu_erf"] = "gelu_tanh"
-    tie_head: bool = True
-    head_bias: bool = False
-    init_std: float = 0.02
-    scale_by_layer: bool = False  # attention logits also divided by the layer's number, as in Stanford's Mistral
-    attention_pattern: tuple[str, ...] = field(default=("dense",))
+    n_layer: int = setting(12, "blocks")
+    n_head: int = setting(12, "attention heads a block")
+    n_embd: int = setting(768, "width of the residual stream")
+    n_inner: int = setting(0, "width of the MLP; 0: 4 n_embd")
+    head_dim: int = setting(0, "width of a head; 0: n_embd / n_head")
+    vocab_size: int = setting(50257, "kinds of tokens; in training the data's")
+    context_length: int = setting(1024, "tokens the model can look back on")
+    dropout: float = setting(0.0, "share of activations dropped in training")
+    bias: bool = setting(True, "biases in linear layers and norms")
+    norm_eps: float = setting(1e-5, "layer norm's epsilon")
+    activation: Literal["gelu_tanh", "gelu_erf"] = setting("gelu_tanh", "the MLP's non-linearity")
+    tie_head: bool = setting(True, "the head is the token embedding")
+    head_bias: bool = setting(False, "a bias on the head")
+    init_std: float = setting(0.02, "spread of the first weights")
+    scale_by_layer: bool = setting(False, "attention logits also divided by the layer's number, as in Mistral's GPT-2")
+    attention_pattern: tuple[str, ...] = setting(("dense",), "kinds of attention, repeated over the layers")
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_embd", "vocab_size", "context_length"):

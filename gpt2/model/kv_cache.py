@@ -33,8 +33,9 @@ class KVCache:
     ) -> None:
         self.capacity = min(capacity or config.context_length, config.context_length)
         shape = (config.n_layer, batch, config.n_head, self.capacity, config.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
+        # Zeros, as attention gives slots that a shorter row has not filled weight 0, and 0 times NaN would be NaN.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = [0] * batch
         self._mask: Tensor | None = None
         self._slots = torch.empty(0, dtype=torch.long)
@@ -90,6 +91,14 @@ class KVCache:
         index = torch.tensor(list(rows), device=self.keys.device)
         self.keys, self.values = self.keys[:, index], self.values[:, index]
         self.lengths = [self.lengths[row] for row in rows]
+
+    def paste(self, rows: Sequence[int], other: KVCache) -> None:
+        """Put another cache's rows in the place of these."""
+        index, used = torch.tensor(list(rows), device=self.keys.device), max(other.lengths)
+        self.keys[:, index, :, :used] = other.keys[:, :, :, :used]
+        self.values[:, index, :, :used] = other.values[:, :, :, :used]
+        for row, length in zip(rows, other.lengths, strict=True):
+            self.lengths[row] = length
 
     @property
     def _ragged(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
+from gpt2.config import to_tree
 from gpt2.errors import UserError, did_you_mean
 from gpt2.model.config import GPTConfig
 
@@ -43,8 +44,19 @@ HUB_IDS = {
 }
 
 
-def preset(name: str, **changes: object) -> GPTConfig:
+def preset(name: str, **changes: Any) -> GPTConfig:
     """The config of a published or small size, with fields changed; UserError names the nearest preset."""
+    return GPTConfig(**preset_tree(name) | changes)
+
+
+def preset_tree(name: str) -> dict[str, Any]:
+    """The preset's fields as a mapping, without the two that follow from the others, so that these may change."""
     if name not in PRESETS:
         raise UserError(f"--preset {name}: unknown{did_you_mean(name, PRESETS)}; there are {', '.join(PRESETS)}")
-    return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
+    config = PRESETS[name]
+    tree = to_tree(config)
+    if config.attention_width == config.n_embd:
+        del tree["head_dim"]
+    if config.n_inner == 4 * config.n_embd:
+        del tree["n_inner"]
+    return tree

@@ -1,0 +1,98 @@
+"""`gpt2 train`: settings from a file and flags, a run folder out."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2.errors import UserError
+
+if TYPE_CHECKING:
+    from gpt2.model.gpt import GPT
+    from gpt2.tokenizer.bpe import Tokenizer
+    from gpt2.train.pretrain import Finished
+
+SHORT_STEPS = 4  # of a run under GPT2_SHORT=1, which the tests of the documentation set
+
+
+class TrainCommand(click.Command):
+    """A command whose flags are the fields of TrainConfig, listed by --help from the fields themselves."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        from gpt2.config import describe
+        from gpt2.train.config import TrainConfig
+
+        with formatter.section("Settings (flags here, keys in CONFIG.toml)"):
+            formatter.write_dl(describe(TrainConfig))
+
+
+@click.command(
+    "train",
+    cls=TrainCommand,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True},
+    options_metavar="[--KEY VALUE ...]",
+)
+@click.option("--resume", metavar="RUN", help="Go on with an interrupted run, bit for bit.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml]")
+def command(resume: str | None, words: tuple[str, ...]) -> None:
+    """Train a model on prepared shards.
+
+    Settings come from CONFIG.toml and from flags, flags winning; what you leave out is chosen for this machine
+    and written to RUN/config.toml. Ctrl-C saves and says how to go on.
+
+    \b
+    Examples:
+      gpt2 train --data data --out runs/first
+      gpt2 train --data data --out runs/hour --max_seconds 3600 --preset medium
+      gpt2 train --data data --out runs/adamw --optimizer adamw --learning_rate 1e-3 --max_steps 2000
+      gpt2 train --resume runs/first
+      gpt2 train --data data --out runs/tuned --init openai-community/gpt2   # needs network
+    """
+    from gpt2.train import pretrain
+    from gpt2.train.config import compose
+
+    if resume is not None:
+        if words:
+            raise UserError(
+                f"{words[0]}: a resumed run keeps its settings; to change them start anew with --init {resume}"
+            )
+        finish(pretrain.resume(resume, sampler=write_sample))
+        return
+    path = words[0] if words and not words[0].startswith("-") else None
+    flags = words[1:] if path else words
+    finish(pretrain.pretrain(compose(path, flags, **short_settings()), sampler=write_sample))
+
+
+def short_settings() -> dict[str, Any]:
+    """A handful of steps where GPT2_SHORT is set, and nothing otherwise."""
+    if not os.environ.get("GPT2_SHORT"):
+        return {}
+    from gpt2.runtime import say
+
+    say(f"GPT2_SHORT is set: {SHORT_STEPS} steps only")
+    return {"max_steps": SHORT_STEPS, "eval_tokens": 2000}
+
+
+def write_sample(module: GPT, tokenizer: Tokenizer) -> str:
+    """Sixty-odd tokens from an empty prompt, the same dice each time."""
+    from gpt2.inference.generate import generate
+    from gpt2.inference.sampling import SamplingParams
+
+    length = min(64, module.config.context_length - 1)
+    return generate(module, tokenizer, [""], SamplingParams(max_new_tokens=length, temperature=0.8, seed=0))[0].text
+
+
+def finish(finished: Finished) -> None:
+    """Say where everything lies; exit with 130 after Ctrl-C, with 0 after SIGTERM, which asked for just that."""
+    from gpt2.runtime import say
+
+    if finished.stopped_by == signal.SIGINT:
+        raise click.exceptions.Exit(130)
+    if finished.stopped_by is None:
+        say(f"model:  {finished.folder / 'best'}")
+        say(f"report: {finished.folder / 'report.html'}")
+        say(f'next:   gpt2 generate --model {finished.folder} "..."')

@@ -1,0 +1,107 @@
+"""The settings of one training run. Resolved before step 1, written to RUN/config.toml, never changed afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt2 import config as settings
+from gpt2.config import setting
+from gpt2.errors import UserError
+from gpt2.model.config import GPTConfig
+from gpt2.model.presets import PRESETS, preset_tree
+from gpt2.train.schedule import ScheduleConfig
+
+FROM_DATA = 1  # a vocab_size that nobody has: the data's
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Rates are those at a schedule factor of 1. Decay is on matrices only, embeddings included."""
+
+    optimizer: Literal["muon", "adamw"] = setting("muon", "muon: hidden matrices by Muon, the rest by AdamW")
+    learning_rate: float = setting(3e-3, "AdamW's rate (under muon: of embeddings, head, norms and biases)")
+    muon_lr: float = setting(0.02, "Muon's rate")
+    muon_momentum: float = setting(0.95, "Muon's momentum")
+    betas: tuple[float, ...] = setting((0.9, 0.95), "AdamW's two averages")
+    eps: float = setting(1e-8, "AdamW's epsilon")
+    weight_decay: float = setting(0.1, "decay of matrices, times the rate")
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise UserError(f"betas = {self.betas}: two numbers of at least 0 and below 1")
+        if self.learning_rate <= 0 or self.muon_lr <= 0:
+            raise UserError("learning_rate and muon_lr must be above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `gpt2 train` needs to know. None means: chosen before step 1, by the rule in the field's line."""
+
+    data: str = setting("", "a folder made by gpt2 prepare, or nanoGPT's train.bin and val.bin")
+    out: str = setting("", "the run's folder")
+    init: str | None = setting(None, "continue from this model (folder or hub id) instead of random weights")
+    preset: str = setting("small", "shape to start from: " + ", ".join(PRESETS))
+    seed: int = setting(1337, "of weights, data order and dropout")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    dtype: str = setting("auto", "auto, float32, bfloat16 or float16")
+    max_steps: int | None = setting(None, "optimizer steps; else by max_seconds, else by epochs")
+    max_seconds: float | None = setting(None, "time to fit into: measured over a few steps, then turned into max_steps")
+    epochs: float = setting(1.0, "passes over the training tokens")
+    batch_tokens: int = setting(8192, "tokens of one optimizer step, over all ranks and micro-steps")
+    micro_batch_size: int | None = setting(None, "rows at a time; else by free memory")
+    grad_clip: float = setting(1.0, "largest gradient norm; 0: any")
+    log_every: int = setting(1, "steps between lines of metrics.jsonl")
+    eval_every: int | None = setting(None, "steps between evaluations; else a tenth of the run")
+    eval_tokens: int = setting(100_000, "held-out tokens an evaluation reads; the last one reads more")
+    save_every: int | None = setting(None, "steps between checkpoints; else as eval_every")
+    sample_every: int | None = setting(None, "steps between samples; else a quarter of the run")
+    keep_last: int = setting(2, "checkpoints to keep beside the best")
+    model: GPTConfig = field(default_factory=GPTConfig, metadata={"whose": "preset's"})
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "max_seconds", "micro_batch_size", "eval_every", "save_every", "sample_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"{name} = {value}: must be above 0")
+        for name in ("epochs", "batch_tokens", "log_every", "eval_tokens", "keep_last"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} = {getattr(self, name)}: must be above 0")
+        if self.batch_tokens < self.model.context_length:
+            raise UserError(
+                f"batch_tokens = {self.batch_tokens} holds no row of context_length = {self.model.context_length}; "
+                "raise the one or lower the other"
+            )
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of one optimizer step, over all ranks."""
+        return self.batch_tokens // self.model.context_length
+
+
+def compose(path: str | Path | None = None, flags: Sequence[str] = (), **changes: Any) -> TrainConfig:
+    """Defaults <- preset <- TOML file <- command-line flags <- keyword arguments (nested mappings allowed)."""
+    file_tree = settings.load_toml(path) if path else {}
+    flag_tree = settings.parse_flags(TrainConfig, flags)
+    layers: list[Mapping[str, Any]] = [file_tree, flag_tree, changes]
+    if any("init" in layer for layer in layers):
+        check_init(layers)
+    name = next((layer["preset"] for layer in reversed(layers) if "preset" in layer), TrainConfig.preset)
+    model = preset_tree(name) | {"vocab_size": FROM_DATA}
+    return settings.build(TrainConfig, {"model": model}, *layers, origin=str(path or "settings"))
+
+
+def check_init(layers: Sequence[Mapping[str, Any]]) -> None:
+    """A model that goes on keeps its shape: only dropout may be set beside `init` (a resolved config says all)."""
+    if any("head_dim" in layer.get("model", {}) for layer in layers):
+        return
+    given = {key for layer in layers for key in layer.get("model", {})} - {"dropout"}
+    given |= {"preset"} & {key for layer in layers for key in layer}
+    if given:
+        raise UserError(
+            f"--{sorted(given)[0]}: a run that continues from --init keeps that model's shape; leave it out"
+        )

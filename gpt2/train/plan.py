@@ -1,0 +1,78 @@
+"""What is decided once, before step 1: micro-batch, number of steps, how often to look. Stored in the run's config."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from gpt2.model.sizes import activation_bytes, training_bytes
+from gpt2.train.config import TrainConfig
+from gpt2.train.loop import Run, take_step
+
+MEMORY_SHARE = 0.6  # of what is free, for a step's activations
+SAFETY = 0.96  # of a time budget: machines drift
+MEASURE_SECONDS = 4.0
+
+
+def decide_micro_batch(config: TrainConfig, free_bytes: int) -> int:
+    """The most rows whose activations fit the free memory, evened out over the micro-steps of a batch."""
+    if config.micro_batch_size is not None:
+        return min(config.micro_batch_size, config.batch_rows)
+    fixed = training_bytes(config.model, 0, config.dtype).total
+    row = activation_bytes(config.model, 1, config.dtype)
+    room = max(1, int((free_bytes - fixed) * MEMORY_SHARE / row))
+    micro_steps = math.ceil(config.batch_rows / room)
+    return math.ceil(config.batch_rows / micro_steps)
+
+
+def decide_steps(config: TrainConfig, tokens_per_epoch: int, measure: Callable[[], float]) -> int:
+    """max_steps as given, else by the clock (`measure` returns seconds a step), else by epochs."""
+    if config.max_steps is not None:
+        return config.max_steps
+    if config.max_seconds is None:
+        return max(1, round(config.epochs * tokens_per_epoch / config.batch_tokens))
+    begin = time.perf_counter()
+    seconds = measure()
+    left = config.max_seconds * SAFETY - (time.perf_counter() - begin)
+    evaluations = 9  # by the default of a tenth of the run; the last one, over all of the split, comes after the clock
+    evaluating = evaluations * config.eval_tokens / config.batch_tokens * seconds / 3
+    return max(1, int((left - evaluating) / seconds))
+
+
+def decide_rhythm(config: TrainConfig, max_steps: int) -> TrainConfig:
+    """Fill in how often to evaluate, save and sample."""
+    eval_every = config.eval_every or max(1, math.ceil(max_steps / 10))
+    return replace(
+        config,
+        max_steps=max_steps,
+        eval_every=eval_every,
+        save_every=config.save_every or eval_every,
+        sample_every=config.sample_every or max(1, math.ceil(max_steps / 4)),
+    )
+
+
+def seconds_per_step(run: Run) -> float:
+    """Median time of a few real steps on a run that is thrown away, the first left out."""
+    take_step(run)
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - begin < MEASURE_SECONDS and len(times) < 50):
+        times.append(take_step(run).seconds)
+    return statistics.median(times)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a process may still take on the device."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 4 * 2**30  # not Linux: what any machine of the last ten years has

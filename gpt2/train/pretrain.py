@@ -1,0 +1,240 @@
+"""Pre-training: from shards of tokens and a config to a run folder. Builds the loop's ingredients and hands them over.
+
+RUN/ holds config.toml (resolved), metrics.jsonl, report.html, loss.png, step_00001000/ (model folders with
+train_state/), and `best` and `last`, which name one of these.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt2 import atomic, hardware
+from gpt2 import config as settings
+from gpt2.checkpoint.find import find_folder
+from gpt2.checkpoint.native import load_module, read_config
+from gpt2.checkpoint.train_state import clean, load_step, newest_good_step, read_run_config
+from gpt2.data.loader import Loader
+from gpt2.data.shards import Split, open_split
+from gpt2.errors import UserError
+from gpt2.model.config import GPTConfig
+from gpt2.model.gpt import GPT
+from gpt2.model.sizes import parameters, training_flops_per_token
+from gpt2.runtime import Runtime, say, seed_everything
+from gpt2.tokenizer.bpe import Tokenizer
+from gpt2.tokenizer.files import load_tokenizer
+from gpt2.train import plan
+from gpt2.train.config import FROM_DATA, TrainConfig, compose
+from gpt2.train.hooks import Evaluate, Log, Sample, Save, last_good
+from gpt2.train.live import Live
+from gpt2.train.loop import Batch, NonFiniteLoss, Run, TrainState, fit
+from gpt2.train.metrics import MetricsFile
+from gpt2.train.optim import Optimizer
+from gpt2.train.report import write_report
+from gpt2.train.schedule import rate_factor
+from gpt2.train.stop import stopping_on_signals
+from gpt2.train.validate import Validation
+from gpt2.train.weights import Weights
+
+Sampler = Callable[[GPT, Tokenizer], str]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended: its folder, where it stands, the last validation, the signal that stopped it early if any."""
+
+    folder: Path
+    state: TrainState
+    validation: Validation | None
+    stopped_by: signal.Signals | None = None
+
+
+class LoaderBatches:
+    """The loader's rows as batches of tensors, one optimizer step each."""
+
+    def __init__(self, loader: Loader, rows: int) -> None:
+        self.loader, self.rows = loader, rows
+
+    def next(self) -> Batch:
+        inputs, targets = self.loader.next_batch(self.rows)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
+
+    def state(self) -> dict[str, int]:
+        return self.loader.state()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Both splits and the tokenizer that made them."""
+
+    train: Split
+    val: Split
+    tokenizer: Tokenizer | None
+
+
+def pretrain(config: TrainConfig, sampler: Sampler | None = None, quiet: bool = False) -> Finished:
+    """Start a run. `sampler` writes a text with the model now and then; errors the user can mend are UserErrors."""
+    out = Path(config.out)
+    if not config.out or not config.data:
+        raise UserError("name the tokens with --data DIR and the run's folder with --out RUN")
+    if (out / "config.toml").exists():
+        raise UserError(f"{out}: holds a run already; go on with it by --resume {out}, or choose another --out")
+    config = replace(config, data=str(Path(config.data).resolve()), init=config.init and str(find_folder(config.init)))
+    corpus = open_corpus(Path(config.data))
+    config = resolve(config, corpus)
+    out.mkdir(parents=True, exist_ok=True)
+    header = f"# Resolved settings of this run. Resume with: gpt2 train --resume {out}\n"
+    atomic.write_text(out / "config.toml", header + settings.dump_toml(settings.to_tree(config)))
+    return train_run(config, corpus, build_run(config, corpus), sampler, quiet)
+
+
+def resume(out: str | Path, sampler: Sampler | None = None, quiet: bool = False) -> Finished:
+    """Go on with a run from its newest whole checkpoint, with the same bits as if it had never stopped."""
+    out = Path(out)
+    config = compose(read_run_config(out), out=str(out))
+    corpus = open_corpus(Path(config.data))
+    clean(out)
+    step = newest_good_step(out)
+    run = build_run(config if step is None else replace(config, init=None), corpus)
+    if step is not None:
+        restore(run, step)
+        say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
+    else:
+        say(f"{out}: no checkpoint yet; starting from step 0")
+    return train_run(config, corpus, run, sampler, quiet)
+
+
+def open_corpus(data: Path) -> Corpus:
+    """The folder that `gpt2 prepare` made (or nanoGPT's), with its tokenizer if it has one."""
+    train, val = open_split(data, "train"), open_split(data, "val")
+    folder = data / "tokenizer"
+    return Corpus(train, val, load_tokenizer(folder) if folder.is_dir() else None)
+
+
+def resolve(config: TrainConfig, corpus: Corpus) -> TrainConfig:
+    """Decide everything that depends on this machine and these tokens, once."""
+    runtime = Runtime.detect(config.device, config.dtype)
+    model = resolve_model(config, corpus)
+    config = replace(config, device=runtime.device, dtype=runtime.dtype, model=model)
+    config = replace(config, micro_batch_size=plan.decide_micro_batch(config, plan.free_memory(runtime.device)))
+    epoch = Loader(corpus.train, model.context_length, config.seed).tokens_per_epoch
+
+    def measure() -> float:
+        say(f"measuring this machine for a run of {config.max_seconds:,.0f} s")
+        return plan.seconds_per_step(build_run(replace(config, max_steps=1000), corpus))
+
+    return plan.decide_rhythm(config, plan.decide_steps(config, epoch, measure))
+
+
+def resolve_model(config: TrainConfig, corpus: Corpus) -> GPTConfig:
+    """The model's shape: the corpus' vocabulary, or all of the model that the run continues from."""
+    vocabulary = corpus.train.meta.vocab_size
+    if config.init is None:
+        if config.model.vocab_size not in (FROM_DATA, vocabulary):
+            raise UserError(
+                f"vocab_size = {config.model.vocab_size}, but {config.data} was made with {vocabulary} tokens; "
+                "leave vocab_size out, or prepare the text with another --tokenizer"
+            )
+        return replace(config.model, vocab_size=vocabulary)
+    folder = Path(config.init)
+    model = read_config(folder)
+    ours = load_tokenizer(folder).hash
+    theirs = corpus.train.meta.tokenizer_hash
+    if vocabulary > model.vocab_size or (theirs is not None and theirs != ours):
+        raise UserError(
+            f"{config.data} was made with another vocabulary ({vocabulary} tokens) than {config.init} reads "
+            f"({model.vocab_size}); prepare the text again with --tokenizer {folder}"
+        )
+    return replace(model, dropout=config.model.dropout)
+
+
+def build_run(config: TrainConfig, corpus: Corpus) -> Run:
+    """Seeded weights (or those to continue from), optimizer and data, at step 0."""
+    assert config.max_steps is not None and config.micro_batch_size is not None
+    seed_everything(config.seed)
+    if config.init is None:
+        model = GPT(config.model)
+    else:
+        model = load_module(Path(config.init), config.model)
+    weights = Weights(model.to(config.device), getattr(torch, config.dtype))
+    loader = Loader(corpus.train, config.model.context_length, config.seed)
+    max_steps = config.max_steps
+    return Run(
+        weights=weights,
+        optimizer=Optimizer(weights.master, config.optim),
+        batches=LoaderBatches(loader, config.batch_rows),
+        state=TrainState(),
+        rate=lambda step: rate_factor(config.schedule, step, max_steps, config.batch_tokens),
+        max_steps=max_steps,
+        micro_batch_size=config.micro_batch_size,
+        grad_clip=config.grad_clip,
+        device=config.device,
+    )
+
+
+def restore(run: Run, step: Path) -> None:
+    """Put a checkpoint's weights, optimizer, random numbers and data cursor into a fresh run."""
+    numbers, objects = load_step(step)
+    saved = load_module(step, run.weights.master.config)
+    run.weights.master.load_state_dict(saved.state_dict())
+    run.weights.loss_scale, run.weights.good_steps = numbers["loss_scale"], numbers["good_steps"]
+    run.weights.publish()
+    run.optimizer.load_state_dict(objects["optimizer"])
+    run.state = TrainState(**numbers["state"])
+    assert isinstance(run.batches, LoaderBatches)
+    run.batches.loader.load_state(numbers["cursor"])
+    torch.set_rng_state(objects["rng"]["torch"])
+    if "cuda" in objects["rng"]:
+        torch.cuda.set_rng_state(objects["rng"]["cuda"], run.device)
+    if numbers["threads"] != torch.get_num_threads():
+        say(f"{numbers['threads']} threads before, {torch.get_num_threads()} now: the last bits may differ")
+
+
+def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | None, quiet: bool) -> Finished:
+    """Run the loop with its hooks; whatever ends it, the folder says how to go on."""
+    out = Path(config.out)
+    describe(config, run, corpus, quiet)
+    metrics = MetricsFile(out, run.state.step)
+    flops = training_flops_per_token(config.model)
+    peak = hardware.device_peak(config.device, config.dtype)
+    with Live(run, flops, peak, quiet) as live, stopping_on_signals(run) as request:
+        evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens)
+        save = Save(out, config, corpus.tokenizer, evaluate, {"Trained on": config.data})
+        hooks: list[Any] = [live, Log(metrics, live, config.log_every), evaluate]
+        if sampler and corpus.tokenizer:
+            tokenizer = corpus.tokenizer
+            every = config.sample_every or run.max_steps
+            hooks.append(Sample(lambda model: sampler(model, tokenizer), metrics, live, every))
+        try:
+            fit(run, [*hooks, save])
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(f"{error}; training stopped; {last_good(out)}") from error
+        finally:
+            metrics.close()
+    finished = Finished(out, run.state, evaluate.latest, request.signal)
+    write_report(out, config)
+    if run.state.step < run.max_steps:
+        say(f"stopped after step {run.state.step} of {run.max_steps}; go on with: gpt2 train --resume {out}")
+    return finished
+
+
+def describe(config: TrainConfig, run: Run, corpus: Corpus, quiet: bool) -> None:
+    """Two lines that say what is about to happen."""
+    if quiet:
+        return
+    model = config.model
+    micro_steps = -(-config.batch_rows // run.micro_batch_size)
+    say(
+        f"{parameters(model) / 1e6:.1f}M parameters ({model.n_layer} layers of {model.n_embd}, context "
+        f"{model.context_length}, vocabulary {model.vocab_size:,}) on {config.device} in {config.dtype}"
+    )
+    epochs = run.max_steps * config.batch_rows * model.context_length / max(1, len(corpus.train))
+    say(
+        f"{run.max_steps:,} steps of {config.batch_rows * model.context_length:,} tokens "
+        f"({epochs:.2f} epochs; {micro_steps} micro-step{'s' * (micro_steps > 1)}) into {config.out}"
+    )

@@ -1,0 +1,79 @@
+"""Validation loss: every held-out token once, in windows of the training context."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gpt2.data.loader import eval_windows
+from gpt2.data.shards import Split
+from gpt2.model.gpt import GPT
+
+BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Sums over the scored targets: nats, how many, and how many UTF-8 bytes of text they stand for."""
+
+    nats: float
+    targets: int
+    text_bytes: float | None
+    start_loss: float  # nats per token over the first `mark` tokens only, whatever the whole is
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.targets
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        return self.nats / math.log(2) / self.text_bytes if self.text_bytes else None
+
+    def as_metrics(self) -> dict[str, float]:
+        metrics = {"val/loss": self.loss, "val/perplexity": self.perplexity}
+        if self.bits_per_byte is not None:
+            metrics["val/bits_per_byte"] = self.bits_per_byte
+        return metrics
+
+
+@torch.no_grad()
+def validate(
+    model: GPT,
+    split: Split,
+    device: str,
+    most_tokens: int | None = None,
+    mark: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Validation:
+    """Score the split from its start, at most about `most_tokens`; progress gets (targets done, all).
+
+    `mark` fixes the part whose loss is compared between evaluations of different extent.
+    """
+    length = model.config.context_length
+    was_training = model.training
+    model.eval()
+    total, targets = 0.0, 0
+    goal = min(most_tokens or len(split), len(split))
+    start_loss: float | None = None
+    for inputs, wanted in eval_windows(split, length, max(1, BATCH_TOKENS // length)):
+        loss, count = model(torch.from_numpy(inputs).to(device), torch.from_numpy(wanted).to(device))
+        total += float(loss)
+        targets += int(count)
+        if start_loss is None and mark and targets >= mark:
+            start_loss = total / targets
+        if progress:
+            progress(targets, goal)
+        if targets >= goal:
+            break
+    model.train(was_training)
+    share = targets / len(split)
+    text_bytes = split.text_bytes * share if split.text_bytes else None
+    return Validation(total, targets, text_bytes, total / targets if start_loss is None else start_loss)
