@@ -1,0 +1,108 @@
+"""`gpt2 chat`: a prompt that goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2.cli.writing import SETTINGS, load_model, model_options, sampling_options, sampling_params, unescape
+from gpt2.errors import UserError
+from gpt2.runtime import say
+
+if TYPE_CHECKING:
+    from gpt2.inference.sampling import SamplingParams
+    from gpt2.inference.session import Session
+
+HELP = "/reset forgets everything, /quit or Ctrl-D ends, Ctrl-C stops an answer; an empty line lets the model go on"
+
+
+@click.command(context_settings=SETTINGS)
+@model_options
+@sampling_options
+@click.option(
+    "--template",
+    default="{}",
+    show_default=True,
+    metavar="TEXT",
+    help=r"What surrounds each of your lines, {} being the line; \n is a line end.",
+)
+def command(template: str, overflow: str, **flags: Any) -> None:
+    """Write with a model in turns, each going on from the last.
+
+    A base model knows no questions and answers: it continues a text. Each line that you type is put, on a new line,
+    behind all that was written before, and the model goes on from there. --template and --stop make a dialogue of it.
+    /reset forgets everything, /quit or Ctrl-D ends, Ctrl-C stops an answer, an empty line lets the model go on. Lines
+    from a pipe are taken one by one.
+
+    \b
+    Examples:
+      gpt2 chat
+      gpt2 chat --model runs/my --max-new-tokens 60 --temperature 0.9
+      gpt2 chat --model gpt2 --template "Q: {}\\nA:" --stop "\\nQ:"
+    """
+    template = unescape(template)
+    if "{}" not in template:
+        raise UserError(f"--template {template!r}: has no {{}} where your line goes")
+    params = sampling_params(flags)
+    model = load_model(flags)
+    from gpt2.inference.generate import check_overflow
+    from gpt2.inference.session import Session
+
+    check_overflow(0, model.config.context_length, 1, overflow)  # type: ignore[arg-type]
+    session = Session(model.module, model.tokenizer, overflow)  # type: ignore[arg-type]
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (line editing and history for input())
+    if sys.stdin.isatty():
+        say(f"{model.folder}. {HELP}")
+    talk(session, params, template)
+
+
+def talk(session: Session, params: SamplingParams, template: str) -> None:
+    """Lines in, answers out, until the input ends."""
+    while (line := next_line()) is not None:
+        word = line.strip()
+        if word == "/quit":
+            return
+        if word == "/reset":
+            session.reset()
+            say("forgotten")
+        elif word.startswith("/"):
+            say(HELP)
+        else:
+            answer(session, turn(line, template, first=not session.tokens), params)
+
+
+def turn(line: str, template: str, first: bool) -> str:
+    """The text that a typed line adds to the transcript; an empty line adds nothing."""
+    if not line:
+        return ""
+    return ("" if first else "\n") + template.replace("{}", line)
+
+
+def answer(session: Session, text: str, params: SamplingParams) -> None:
+    """Print the model's continuation as it comes; Ctrl-C ends it, what does not fit the context is said."""
+    try:
+        with contextlib.closing(session.stream(text, params)) as pieces:
+            for piece in pieces:
+                print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        say(" [stopped]")
+    except UserError as error:
+        if not sys.stdin.isatty():
+            raise
+        say(f"{error}; or /reset")
+    print(flush=True)
+
+
+def next_line() -> str | None:
+    """The next typed or piped line without its end; None at the end. Ctrl-C clears the line."""
+    while True:
+        try:
+            return input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            say(" (Ctrl-D ends)")

@@ -1,0 +1,102 @@
+"""What the commands that write share: the flags of SamplingParams and of the model, and reading them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gpt2.inference.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from gpt2.api import Model
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Command], Command]
+
+DEFAULTS = SamplingParams()
+SETTINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}  # --top_k is --top-k
+
+
+def model_options(command: Command) -> Command:
+    """--model, --device, --dtype."""
+    options = [
+        click.option(
+            "--model",
+            metavar="MODEL",
+            help="A model folder, a run's folder (its best, else its last step), or a Hugging Face id such as gpt2. "
+            "Without it: GPT2_MODEL, else the newest run here, else GPT-2 from the Hugging Face cache.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option(
+            "--dtype", default="float32", show_default=True, help="auto (the fastest here), float32, bfloat16, float16."
+        ),
+    ]
+    return _decorate(command, options)
+
+
+def sampling_options(command: Command) -> Command:
+    """One flag for each field of SamplingParams that means the same everywhere, and --overflow."""
+    options = [
+        _setting("max_new_tokens", int, "The most tokens to write."),
+        _setting("temperature", float, "Below 1 likelier, above 1 wilder; 0 always takes the likeliest token."),
+        _setting("top_k", int, "Choose among so many likeliest tokens; 0 is off."),
+        _setting("top_p", float, "Choose among the likeliest tokens that together have this probability; 1 is off."),
+        _setting("min_p", float, "Leave out tokens less than so many times as likely as the likeliest; 0 is off."),
+        _setting("repetition_penalty", float, "Make every token of prompt and answer less likely; 1 is off."),
+        _setting("presence_penalty", float, "Subtracted from a token's logit once it was written; 0 is off."),
+        _setting("frequency_penalty", float, "Subtracted for every time that it was written; 0 is off."),
+        click.option(
+            "--stop",
+            multiple=True,
+            metavar="TEXT",
+            callback=lambda context, parameter, texts: tuple(map(unescape, texts)),
+            help=r"End before this text; may be given several times. \n is a line end, \t a tab.",
+        ),
+        click.option("--ignore-eot", is_flag=True, help="Go on writing past end-of-text."),
+        click.option("--seed", type=int, help="The same seed gives the same text. Without it each text is new."),
+        click.option(
+            "--overflow",
+            default="slide",
+            show_default=True,
+            metavar="slide|stop|error",
+            help="Past the model's context: go on with the last half of it, stop there, or refuse beforehand.",
+        ),
+    ]
+    return _decorate(command, options)
+
+
+def sampling_params(flags: dict[str, Any]) -> SamplingParams:
+    """The settings among a command's flags, checked."""
+    names = {field.name for field in fields(SamplingParams)}
+    return SamplingParams(**{name: value for name, value in flags.items() if name in names})
+
+
+def load_model(flags: dict[str, Any]) -> Model:
+    """The model that the flags name, its weights in memory."""
+    from gpt2 import api
+
+    model = api.load(flags["model"], flags["device"], flags["dtype"])
+    _ = model.module
+    return model
+
+
+def unescape(text: str) -> str:
+    r"""Read \n, \t and \\ as shells hand them over; any other backslash is itself."""
+    meanings = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+    return re.sub(r"\\[nt\\]", lambda match: meanings[match[0]], text)
+
+
+def _setting(name: str, kind: type, text: str) -> Decorator[Any]:
+    return click.option(
+        f"--{name.replace('_', '-')}", type=kind, default=getattr(DEFAULTS, name), show_default=True, help=text
+    )
+
+
+def _decorate(command: Command, options: Sequence[Decorator[Any]]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
