@@ -1,0 +1,69 @@
+"""The first reading of a corpus: how much it is, and which draw each document has."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2.atomic import sync
+from gpt2.data.parallel import Workers, batches
+from gpt2.data.progress import progress
+from gpt2.data.readers import Corpus, Piece
+from gpt2.data.splitting import Grouper, Sketches, sketch
+
+
+class Scan(NamedTuple):
+    """Counts of the whole corpus (characters, UTF-8 bytes), and the least and greatest draw."""
+
+    documents: int = 0
+    chars: int = 0
+    text_bytes: int = 0
+    lowest: int = 2**64
+    highest: int = -1
+
+
+class _Counted(NamedTuple):
+    documents: int
+    chars: int
+    text_bytes: int
+    sketches: Sketches
+
+
+def scan_corpus(corpus: Corpus, workers: Workers, seed: int, draws: Path) -> Scan:
+    """Read all of it once; write the documents' draws (uint64 each, in order) to the file `draws`."""
+    grouper, total = Grouper(), Scan()
+    with draws.open("wb") as file, progress("reading", corpus.size) as update:
+        for counted in workers.map(partial(_count, seed=seed), batches(corpus.pieces())):
+            digests, smallest = counted.sketches
+            pairs = zip(digests, smallest.tolist(), strict=True)
+            values = [grouper.draw(digest, hashes) for digest, hashes in pairs]
+            file.write(np.array(values, np.uint64).tobytes())
+            total = Scan(
+                total.documents + counted.documents,
+                total.chars + counted.chars,
+                total.text_bytes + counted.text_bytes,
+                min([total.lowest, *values]),
+                max([total.highest, *values]),
+            )
+            update(corpus.read)
+    sync(draws)
+    return total
+
+
+def _count(batch: list[Piece], seed: int) -> _Counted:
+    # The beginning of a document stands for it: the first piece is at most a mebibyte, most documents are less.
+    beginnings = [piece.text for piece in batch if piece.starts]
+    return _Counted(
+        sum(piece.ends for piece in batch),
+        sum(len(piece.text) for piece in batch),
+        sum(utf8_length(piece.text) for piece in batch),
+        sketch(beginnings, seed),
+    )
+
+
+def utf8_length(text: str) -> int:
+    """Bytes of the text as UTF-8; a lone surrogate, which JSON can spell, counts three."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
