@@ -102,7 +102,7 @@ def resume(out: str | Path, sampler: Sampler | None = None, quiet: bool = False)
     step = newest_good_step(out)
     run = build_run(config if step is None else replace(config, init=None), corpus)
     if step is not None:
-        restore(run, step)
+        restore(run, corpus, config, step)
         say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
     else:
         say(f"{out}: no checkpoint yet; starting from step 0")
@@ -177,7 +177,7 @@ def build_run(config: TrainConfig, corpus: Corpus) -> Run:
     )
 
 
-def restore(run: Run, step: Path) -> None:
+def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
     """Put a checkpoint's weights, optimizer, random numbers and data cursor into a fresh run."""
     numbers, objects = load_step(step)
     saved = load_module(step, run.weights.master.config)
@@ -186,8 +186,8 @@ def restore(run: Run, step: Path) -> None:
     run.weights.publish()
     run.optimizer.load_state_dict(objects["optimizer"])
     run.state = TrainState(**numbers["state"])
-    assert isinstance(run.batches, LoaderBatches)
-    run.batches.loader.load_state(numbers["cursor"])
+    loader = Loader(corpus.train, config.model.context_length, config.seed, state=numbers["cursor"])
+    run.batches = LoaderBatches(loader, config.batch_rows)
     torch.set_rng_state(objects["rng"]["torch"])
     if "cuda" in objects["rng"]:
         torch.cuda.set_rng_state(objects["rng"]["cuda"], run.device)
