@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gpt2.model.config import GPTConfig
     from gpt2.model.gpt import GPT
     from gpt2.tokenizer.bpe import Tokenizer
-    from gpt2.train.pretrain import train as pretrain
+    from gpt2.train.pretrain import pretrain
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,7 +39,7 @@ _WHERE = {
     "Tokenizer": ("gpt2.tokenizer.bpe", "Tokenizer"),
     "load": ("gpt2.api", "load"),
     "prepare": ("gpt2.data.prepare", "prepare"),
-    "pretrain": ("gpt2.train.pretrain", "train"),
+    "pretrain": ("gpt2.train.pretrain", "pretrain"),
 }
 
 

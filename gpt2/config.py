@@ -236,4 +236,4 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, float):
         text = repr(value)
         return text if text in ("inf", "-inf", "nan") or "." in text or "e" in text else text + ".0"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML knows no surrogate pairs
