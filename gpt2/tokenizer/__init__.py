@@ -1,0 +1,1 @@
+"""Text to token ids and back: byte-level BPE and characters, every on-disk form, training."""
