@@ -38,7 +38,7 @@ import click
 @click.option(
     "--eot/--no-eot",
     default=None,
-    help="End each document in <|endoftext|>. [default: yes, but not a single document split by position, nor with char]",
+    help="End each document in <|endoftext|>. [default: yes; no for one document split by position and with char]",
 )
 @click.option("--seed", default=0, show_default=True, help="Decides with the content which documents are held out.")
 @click.option("--text-column", metavar="NAME", help="The column of text in tables. [default: text]")

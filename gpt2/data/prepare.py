@@ -14,14 +14,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2.data.encode import SIDES, Side, encode_parts
+from gpt2.data.encode import Side, encode_parts
 from gpt2.data.options import Errors, Options, SplitRule
 from gpt2.data.parallel import Workers
 from gpt2.data.readers import Corpus
@@ -93,9 +93,13 @@ def _prepare(specs: list[str], out: Path, options: Options, threads: int) -> Met
     if old is not None:
         say(f"{out}: holds data of other sources or arguments, which will be replaced")
     work = Work(out, fingerprint)
-    with Workers(threads) as workers:
-        job = Job(corpus, options, work, workers, " ".join(specs), fingerprint)
-        meta = job.run() if work.read("publish") is None else read_meta(work.folder)
+    try:
+        with Workers(threads) as workers:
+            job = Job(corpus, options, work, workers, " ".join(specs), fingerprint)
+            meta = job.run() if work.read("publish") is None else read_meta(work.folder)
+    except UserError:  # what is wrong with the arguments or sources stays wrong: nothing to resume
+        _clean(out)
+        raise
     work.publish([*_files(meta), "tokenizer"], _files(old))
     _clean(out)
     say(_summary(out, meta))
@@ -232,17 +236,20 @@ def _split_meta(files: list[str], side: Side, preceding: int | None) -> SplitMet
 
 
 def _summary(out: Path, meta: Meta) -> str:
-    sides = "; ".join(
-        f"{name} {side.tokens:,} tokens in {side.documents:,} document{'s'[: side.documents != 1]}"
-        for name, side in ((name, getattr(meta, name)) for name in SIDES)
-    )
+    def describe(name: str, side: SplitMeta) -> str:
+        documents = f" in {side.documents:,} documents" if meta.split == "document" else ""
+        return f"{name} {side.tokens:,} tokens{documents}"
+
+    sides = "; ".join((describe("train", meta.train), describe("val", meta.val)))
     return f"{out}: {sides}; {meta.bytes_per_token:.2f} bytes per token, vocabulary of {meta.vocab_size:,}"
 
 
 def _clean(out: Path) -> None:
-    """Remove what is left of a run that was killed after its last step."""
+    """Remove what a run leaves beside its results, and the folder if there is nothing else in it."""
     shutil.rmtree(out / ".prepare", ignore_errors=True)
     (out / ".prepare.stdin").unlink(missing_ok=True)
+    with suppress(OSError):
+        out.rmdir()
 
 
 @contextmanager
