@@ -80,7 +80,8 @@ def gemm_peak(device: str = "cpu", dtype: str = "float32", seconds: float = 0.25
     import torch
 
     size = 1024 if device == "cpu" else 8192 if device.startswith("cuda") else 4096
-    left = torch.randn(size, size, device=device).to(getattr(torch, dtype))
+    dice = torch.Generator().manual_seed(0)  # of its own: a resumed run must find the global one as it left it
+    left = torch.randn(size, size, generator=dice).to(device=device, dtype=getattr(torch, dtype))
     right, out = left.clone(), torch.empty_like(left)
 
     def multiply() -> None:

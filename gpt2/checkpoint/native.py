@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-MASK_BUFFERS = ("attn.bias", "attn.masked_bias")
+MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")  # with the dot: c_attn.bias is no buffer
 PREFIXES = ("_orig_mod.", "module.", "transformer.")
 EXTENDED = "gpt2-extended"
 EXTENDED_WEIGHTS = "weights.safetensors"

@@ -1,8 +1,4 @@
-"""The optimizers: AdamW, and Muon for the hidden matrices, over float32 weights.
-
-Muon (Jordan et al. 2024) takes a step in an orthogonalised direction. The fused c_attn holds three matrices that
-have nothing to do with each other, so q, k and v are handed to it separately, as views of the one parameter.
-"""
+"""The optimizers over float32 weights: AdamW for all, or Muon for the hidden matrices and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -14,77 +10,47 @@ from torch import Tensor, nn
 
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
+from gpt2.train.muon import Muon
 
 
 class Optimizer:
-    """One or two torch optimizers that step together, their rates scaled by one schedule factor."""
+    """Steps all parameters of a model, every rate scaled by one schedule factor."""
 
-    def __init__(self, model: GPT, config: OptimConfig) -> None:
+    def __init__(self, model: GPT, config: OptimConfig, dtype: torch.dtype = torch.bfloat16) -> None:
         self.config = config
         hidden, decayed, plain = split_parameters(model)
-        self.views = [view for name, p in hidden for view in matrices(name, p)] if config.optimizer == "muon" else []
-        if config.optimizer == "adamw":
+        self.muon: Muon | None = None
+        if config.optimizer == "muon":
+            self.muon = Muon(hidden, config.muon_lr, config.muon_momentum, config.weight_decay, dtype)
+        else:
             decayed = hidden + decayed
         beta1, beta2 = config.betas
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [
-                    {"params": [p for _, p in decayed], "weight_decay": config.weight_decay},
-                    {"params": [p for _, p in plain], "weight_decay": 0.0},
-                ],
-                lr=config.learning_rate,
-                betas=(beta1, beta2),
-                eps=config.eps,
-                fused=True,
-            )
-        ]
-        if self.views:
-            self.parts.append(
-                torch.optim.Muon(
-                    [view.matrix for view in self.views],
-                    lr=config.muon_lr,
-                    momentum=config.muon_momentum,
-                    weight_decay=config.weight_decay,
-                )
-            )
-        for part in self.parts:
-            for group in part.param_groups:
-                group["full_lr"] = group["lr"]
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": [p for _, p in decayed], "weight_decay": config.weight_decay},
+                {"params": [p for _, p in plain], "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(beta1, beta2),
+            eps=config.eps,
+            fused=True,
+        )
 
     def step(self, factor: float) -> None:
         """Take one step at `factor` times the full rates, from the gradients that the model's parameters hold."""
-        for view in self.views:
-            view.borrow_gradient()
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = group["full_lr"] * factor
-            part.step()
+        for group in self.adamw.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+        self.adamw.step()
+        if self.muon:
+            self.muon.step(factor)
 
     def state_dict(self) -> dict[str, Any]:
-        return {f"part{index}": part.state_dict() for index, part in enumerate(self.parts)}
+        return {"adamw": self.adamw.state_dict()} | ({"muon": self.muon.state_dict()} if self.muon else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for index, part in enumerate(self.parts):
-            part.load_state_dict(state[f"part{index}"])
-
-
-class MatrixView:
-    """Rows [start, stop) of a parameter as a parameter of its own that shares its memory."""
-
-    def __init__(self, parameter: nn.Parameter, start: int, stop: int) -> None:
-        self.parameter, self.rows = parameter, slice(start, stop)
-        self.matrix = nn.Parameter(parameter.detach()[self.rows])
-
-    def borrow_gradient(self) -> None:
-        assert self.parameter.grad is not None
-        self.matrix.grad = self.parameter.grad[self.rows]
-
-
-def matrices(name: str, parameter: nn.Parameter) -> list[MatrixView]:
-    """The separate matrices inside a parameter: three in c_attn, one elsewhere."""
-    count = 3 if name.endswith("c_attn.weight") else 1
-    rows = parameter.size(0) // count
-    return [MatrixView(parameter, i * rows, (i + 1) * rows) for i in range(count)]
+        self.adamw.load_state_dict(state["adamw"])
+        if self.muon:
+            self.muon.load_state_dict(state["muon"])
 
 
 Named = list[tuple[str, nn.Parameter]]

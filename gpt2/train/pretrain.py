@@ -166,7 +166,7 @@ def build_run(config: TrainConfig, corpus: Corpus) -> Run:
     max_steps = config.max_steps
     return Run(
         weights=weights,
-        optimizer=Optimizer(weights.master, config.optim),
+        optimizer=Optimizer(weights.master, config.optim, newton_schulz_dtype(weights.dtype)),
         batches=LoaderBatches(loader, config.batch_rows),
         state=TrainState(),
         rate=lambda step: rate_factor(config.schedule, step, max_steps, config.batch_tokens),
@@ -175,6 +175,11 @@ def build_run(config: TrainConfig, corpus: Corpus) -> Run:
         grad_clip=config.grad_clip,
         device=config.device,
     )
+
+
+def newton_schulz_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Muon's iteration needs range more than digits: bfloat16 where the run is short, float32 where it is not."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
 
 
 def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from gpt2.data.shards import Meta, SplitMeta
 from gpt2.train.config import TrainConfig, compose
@@ -33,6 +34,12 @@ def write_tokens(folder: Path, train: int = 6000, val: int = 900) -> Path:
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("tokens"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Models this small only lose by a second thread, and badly where another process wants the core."""
+    torch.set_num_threads(1)
 
 
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 16}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from gpt2.train.loop import Run, StepResult
 from gpt2.train.pretrain import pretrain, resume
 
 STEPS = 60
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # a model this small gains nothing from a second thread
 TRACE = ("step", "tokens", "train/loss", "grad_norm", "learning_rate")
 
 
@@ -30,9 +32,11 @@ def trace(run: Path) -> list[tuple[float, ...]]:
 
 
 def command(tokens: Path, out: Path) -> list[str]:
-    shape = "--n_layer 2 --n_head 2 --n_embd 64 --context_length 32 --dropout 0.1 --dtype bfloat16".split()
-    rhythm = f"--max_steps {STEPS} --batch_tokens 512 --micro_batch_size 7 --save_every 3 --eval_every 9".split()
-    return [sys.executable, "-m", "gpt2", "train", "--data", str(tokens), "--out", str(out), *shape, *rhythm]
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 64, "context_length": 32, "dropout": 0.1, "dtype": "bfloat16"}
+    rhythm = {"max_steps": STEPS, "batch_tokens": 512, "micro_batch_size": 7, "save_every": 3, "eval_every": 9}
+    settings = {"data": tokens, "out": out, **shape, **rhythm}
+    flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "gpt2", "train", *flags]
 
 
 def run_and_kill(arguments: list[str], out: Path, dice: random.Random, while_saving: bool) -> bool:
@@ -41,7 +45,7 @@ def run_and_kill(arguments: list[str], out: Path, dice: random.Random, while_sav
     True if it was killed, False if it ended before.
     """
     before = len(trace(out)) if (out / "metrics.jsonl").exists() else 0
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
     try:
         while process.poll() is None and (not (out / "metrics.jsonl").exists() or len(trace(out)) <= before):
             time.sleep(0.01)
@@ -59,12 +63,12 @@ def run_and_kill(arguments: list[str], out: Path, dice: random.Random, while_sav
 @pytest.mark.slow
 def test_ten_kills_leave_the_trace_of_an_uninterrupted_run(tokens: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(tokens, whole), check=True, capture_output=True)
+    subprocess.run(command(tokens, whole), check=True, capture_output=True, env=ENVIRONMENT)
     dice, kills, arguments = random.Random(11), 0, command(tokens, broken)
     for attempt in range(10):
         kills += run_and_kill(arguments, broken, dice, while_saving=attempt % 2 == 1)
         arguments = [sys.executable, "-m", "gpt2", "train", "--resume", str(broken)]
-    subprocess.run(arguments, check=True, capture_output=True)
+    subprocess.run(arguments, check=True, capture_output=True, env=ENVIRONMENT)
     assert kills >= 8, "the run was too short to be killed ten times"
     assert len(trace(whole)) == STEPS
     assert trace(broken) == trace(whole)
