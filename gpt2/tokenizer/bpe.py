@@ -178,7 +178,10 @@ class BytePairCodec:
         return parts[0] if len(parts) == 1 else [id for part in parts for id in part]
 
     def encode_array(self, text: str) -> np.ndarray:
-        parts = [self._tiktoken.encode_to_numpy(part, disallowed_special=()) for part in split_long_runs(text)]
+        try:
+            parts = [self._tiktoken.encode_to_numpy(part, disallowed_special=()) for part in split_long_runs(text)]
+        except UnicodeEncodeError:  # lone surrogates become U+FFFD and pairs a character, as in encode_ordinary
+            return self.encode_array(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         ranks = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return ranks if self._id_of_rank is None else self._id_of_rank[ranks]
 
