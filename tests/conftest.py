@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MPLBACKEND": "Agg"}
 os.environ.update(OFFLINE)  # before anything imports huggingface_hub, which reads it once
-os.environ.pop("GPT2_DEBUG", None)
+os.environ["HF_HUB_CACHE"] = tempfile.mkdtemp(prefix="gpt2-tests-")  # empty, whatever the user has fetched
+atexit.register(shutil.rmtree, os.environ["HF_HUB_CACHE"], ignore_errors=True)
+for name in ("GPT2_DEBUG", "GPT2_MODEL", "GPT2_SHORT", "GPT2_TOKENIZER"):
+    os.environ.pop(name, None)
 
 try:
     import hypothesis

@@ -8,7 +8,8 @@ from pathlib import Path
 from gpt2.errors import UserError
 from gpt2.model.presets import HUB_IDS
 
-PATTERNS = ["*.json", "*.safetensors", "*.txt", "vocab.bpe", "pytorch_model*.bin"]
+PATTERNS = ["*.json", "*.safetensors", "*.txt", "vocab.bpe"]
+OLD_WEIGHTS = ["pytorch_model*.bin"]  # fetched only where there are no safetensors
 
 
 def find_folder(name: str | Path) -> Path:
@@ -60,7 +61,10 @@ def fetch(hub_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=PATTERNS))
+        folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=PATTERNS))
+        if not any(folder.glob("*.safetensors")):
+            huggingface_hub.snapshot_download(hub_id, allow_patterns=OLD_WEIGHTS)
+        return folder
     except LocalEntryNotFoundError:
         raise UserError(
             f"{hub_id}: not in the Hugging Face cache and the network cannot be reached; put config.json, "
@@ -75,7 +79,7 @@ def newest_model(where: Path | None = None) -> Path:
     if os.environ.get("GPT2_MODEL"):
         return find_folder(os.environ["GPT2_MODEL"])
     where = where or Path.cwd()
-    links = [*where.glob("last"), *where.glob("*/last"), *where.glob("runs/*/last")]
+    links = [*where.glob("last"), *where.glob("*/last"), *where.glob("*/*/last")]
     found = [step for step in map(follow, links) if step is not None]
     if found:
         newest = max(found, key=lambda step: step.stat().st_mtime)

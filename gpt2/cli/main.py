@@ -87,11 +87,11 @@ def cli(ctx: click.Context) -> None:
 
     \b
     Examples:
-      gpt2 demo                                   train and write, with no flags and no network
-      gpt2 "Once upon a time"                     go on writing with the newest model
-      gpt2 prepare my.txt --out data              text to tokens
-      gpt2 train --data data --out runs/my        tokens to a model
-      gpt2 generate --model runs/my "The sea"     a model to text
+      gpt2 demo                                   # train and write: no flags, no network
+      gpt2 "Once upon a time"                     # the newest model goes on from there
+      gpt2 prepare my.txt --out data              # text to tokens
+      gpt2 train --data data --out runs/my        # tokens to a model
+      gpt2 generate --model runs/my "The sea"     # a model to text
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
