@@ -1,6 +1,6 @@
 """Claim: `gpt2 --help` and every command's --help answer in under 0.4 s. Medians of processes started from nothing.
 
-python benchmarks/startup.py [ROUNDS]
+`python benchmarks/startup.py [ROUNDS]`, or `make bench`.
 """
 
 from __future__ import annotations
