@@ -12,12 +12,22 @@ if TYPE_CHECKING:
 
 # Found by experiment on two cores (docs/log.md); the number of steps is measured on the machine at hand.
 RECIPE: dict[str, Any] = {
-    "max_seconds": 145.0,
-    "batch_tokens": 4096,
-    "eval_tokens": 16_000,
-    "model": {"n_layer": 2, "n_head": 4, "n_embd": 256, "context_length": 256},
-    "optim": {},
-    "schedule": {},
+    "max_seconds": 147.0,
+    "batch_tokens": 2048,
+    "short_length": 64,
+    "grad_clip": 0.0,
+    "eval_tokens": 16_384,
+    "log_every": 5,
+    "model": {
+        "n_layer": 3,
+        "n_head": 4,
+        "n_embd": 256,
+        "context_length": 256,
+        "bias": False,
+        "tie_head": False,
+    },
+    "optim": {"muon_lr": 0.02, "embedding_lr": 0.01, "head_lr": 0.004, "eps": 1e-10, "weight_decay": 0.0},
+    "schedule": {"schedule": "trapezoid", "warmup_fraction": 0.02, "decay_fraction": 0.6},
 }
 VOCABULARY = 2048
 PROMPTS = ("def read_", "class Test", "import os", '    """Return')

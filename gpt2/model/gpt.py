@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2.kernels import ops
 from gpt2.model.config import IGNORE_INDEX, GPTConfig
 from gpt2.model.masks import Causal, Context
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_tanh": ops.gelu,
     "gelu_erf": F.gelu,
 }
 
@@ -112,7 +112,7 @@ class GPT(nn.Module):
         """All but the head: input_ids (B, T) -> hidden states after the last layer norm (B, T, C)."""
         context = context or Causal()
         positions = context.begin(input_ids, self.config)
-        x = self.wte(input_ids) + self.wpe(positions)  # (B, T, C)
+        x = ops.embedding(self.wte.weight, input_ids) + self.wpe(positions)  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
             x = block(x, context)
@@ -125,8 +125,10 @@ class GPT(nn.Module):
 
     def loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (B, T, C) and targets (B, T) -> (sum of losses in float32, number of targets)."""
-        logits = self.head(hidden).float().flatten(0, -2)
-        total = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+        rows = slice(self.config.vocab_size)  # memory's padding rows take no part
+        bias = self.lm_head.bias[rows] if self.config.head_bias else None
+        head = self.lm_head.weight[rows]
+        total = ops.head_loss(hidden.flatten(0, -2), head, bias, targets.flatten(), IGNORE_INDEX)
         return total, (targets != IGNORE_INDEX).sum()
 
     @torch.no_grad()

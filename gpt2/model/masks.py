@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2.errors import UserError
+from gpt2.kernels import ops
 from gpt2.model.config import GPTConfig
 
 
@@ -42,7 +43,7 @@ class Causal:
         return torch.arange(input_ids.size(1), device=input_ids.device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return ops.causal_attention(q, k, v, dropout)
 
     def finish(self) -> None:
         pass

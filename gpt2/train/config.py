@@ -22,18 +22,22 @@ class OptimConfig:
     """Rates are those at a schedule factor of 1. Decay is on matrices only, embeddings included."""
 
     optimizer: Literal["muon", "adamw"] = setting("muon", "muon: hidden matrices by Muon, the rest by AdamW")
-    learning_rate: float = setting(3e-3, "AdamW's rate (under muon: of embeddings, head, norms and biases)")
+    learning_rate: float = setting(5e-3, "AdamW's rate (under muon: of norms and biases, and of what follows)")
+    embedding_lr: float | None = setting(None, "of token and position embeddings; else learning_rate")
+    head_lr: float | None = setting(None, "of an untied head; else learning_rate")
     muon_lr: float = setting(0.02, "Muon's rate")
-    muon_momentum: float = setting(0.95, "Muon's momentum")
+    muon_momentum: float = setting(0.95, "Muon's momentum, reached from 0.85 over the first tenth of the run")
     betas: tuple[float, ...] = setting((0.9, 0.95), "AdamW's two averages")
     eps: float = setting(1e-8, "AdamW's epsilon")
-    weight_decay: float = setting(0.1, "decay of matrices, times the rate")
+    weight_decay: float = setting(0.1, "decay of matrices, times their rate")
 
     def __post_init__(self) -> None:
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise UserError(f"betas = {self.betas}: two numbers of at least 0 and below 1")
-        if self.learning_rate <= 0 or self.muon_lr <= 0:
-            raise UserError("learning_rate and muon_lr must be above 0")
+        for name in ("learning_rate", "embedding_lr", "head_lr", "muon_lr"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"{name} = {value}: must be above 0")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class TrainConfig:
     epochs: float = setting(1.0, "passes over the training tokens")
     batch_tokens: int = setting(8192, "tokens of one optimizer step, over all ranks and micro-steps")
     micro_batch_size: int | None = setting(None, "rows at a time; else by free memory")
+    short_length: int | None = setting(None, "train the first part of the run on rows cut to this length")
+    short_fraction: float = setting(0.6, "how much of the run that part is")
     grad_clip: float = setting(1.0, "largest gradient norm; 0: any")
     log_every: int = setting(1, "steps between lines of metrics.jsonl")
     eval_every: int | None = setting(None, "steps between evaluations; else a tenth of the run")
@@ -64,13 +70,27 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "max_seconds", "micro_batch_size", "eval_every", "save_every", "sample_every"):
+        for name in (
+            "max_steps",
+            "max_seconds",
+            "micro_batch_size",
+            "short_length",
+            "eval_every",
+            "save_every",
+            "sample_every",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} = {value}: must be above 0")
         for name in ("epochs", "batch_tokens", "log_every", "eval_tokens", "keep_last"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} = {getattr(self, name)}: must be above 0")
+        if self.short_length and self.model.context_length % self.short_length:
+            raise UserError(
+                f"short_length = {self.short_length} must divide context_length = {self.model.context_length}"
+            )
+        if not 0.0 <= self.short_fraction <= 1.0:
+            raise UserError(f"short_fraction = {self.short_fraction}: must be between 0 and 1")
         if self.batch_tokens < self.model.context_length:
             raise UserError(
                 f"batch_tokens = {self.batch_tokens} holds no row of context_length = {self.model.context_length}; "
@@ -81,6 +101,12 @@ class TrainConfig:
     def batch_rows(self) -> int:
         """Rows of one optimizer step, over all ranks."""
         return self.batch_tokens // self.model.context_length
+
+    def length_at(self, step: int) -> int:
+        """Tokens of a row in this step: the context, or less in the first part of a run with `short_length`."""
+        if self.short_length is None or self.max_steps is None or step >= self.short_fraction * self.max_steps:
+            return self.model.context_length
+        return self.short_length
 
 
 def compose(path: str | Path | None = None, flags: Sequence[str] = (), **changes: Any) -> TrainConfig:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from gpt2.model.sizes import training_flops_per_token
 from gpt2.runtime import say
 from gpt2.train.loop import Run, StepResult
 
@@ -19,9 +20,9 @@ PLAIN_EVERY = 10.0  # seconds between lines where nothing can move
 class Live:
     """A hook: step, loss, tokens per second, share of the device's peak, time left."""
 
-    def __init__(self, run: Run, flops_per_token: float, peak_flops: float, quiet: bool = False) -> None:
-        self.run, self.flops_per_token, self.peak = run, flops_per_token, peak_flops
-        self.recent: deque[tuple[int, float]] = deque(maxlen=20)  # (tokens, seconds) of the last steps
+    def __init__(self, run: Run, peak_flops: float, quiet: bool = False) -> None:
+        self.run, self.peak = run, peak_flops
+        self.recent: deque[tuple[int, float, float]] = deque(maxlen=20)  # (tokens, seconds, FLOPs) of the last steps
         self.quiet, self.loss, self.last_line = quiet, 0.0, 0.0
         self.progress: Progress | None = None
         self.task: TaskID | None = None
@@ -47,7 +48,8 @@ class Live:
             self.progress.stop()
 
     def __call__(self, run: Run, result: StepResult) -> None:
-        self.recent.append((result.tokens, result.seconds))
+        flops = result.tokens * training_flops_per_token(run.weights.master.config, result.length)
+        self.recent.append((result.tokens, result.seconds, flops))
         self.loss = result.loss if run.state.step == 1 else 0.9 * self.loss + 0.1 * result.loss
         if self.progress and self.task is not None:
             self.progress.update(self.task, completed=run.state.step, text=self.text())
@@ -58,16 +60,21 @@ class Live:
     @property
     def tokens_per_second(self) -> float:
         """Over the last steps, evaluation and saving left out."""
-        seconds = sum(seconds for _, seconds in self.recent)
-        return sum(tokens for tokens, _ in self.recent) / seconds if seconds else 0.0
+        tokens, seconds, _ = self.sums()
+        return tokens / seconds if seconds else 0.0
 
     @property
     def mfu(self) -> float:
         """Model FLOPs per second over the device's peak."""
-        return self.tokens_per_second * self.flops_per_token / self.peak if self.peak else 0.0
+        _, seconds, flops = self.sums()
+        return flops / seconds / self.peak if seconds and self.peak else 0.0
+
+    def sums(self) -> tuple[float, ...]:
+        """Tokens, seconds and FLOPs of the last steps."""
+        return tuple(map(sum, zip(*self.recent, strict=True))) if self.recent else (0.0, 0.0, 0.0)
 
     def seconds_left(self) -> float:
-        per_step = sum(seconds for _, seconds in self.recent) / max(1, len(self.recent))
+        per_step = self.sums()[1] / max(1, len(self.recent))
         return per_step * (self.run.max_steps - self.run.state.step)
 
     def text(self) -> str:

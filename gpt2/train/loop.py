@@ -41,7 +41,7 @@ class Batch:
 class Batches(Protocol):
     """An endless source of batches whose place is a few numbers."""
 
-    def next(self) -> Batch: ...
+    def next(self, step: int) -> Batch: ...
 
     def state(self) -> dict[str, int]: ...
 
@@ -54,6 +54,7 @@ class StepResult:
     grad_norm: float
     learning_rate: float
     tokens: int
+    length: int  # tokens of a row
     seconds: float
     skipped: bool = False
 
@@ -68,7 +69,7 @@ class Run:
     state: TrainState
     rate: Callable[[int], float]  # step -> factor of the full learning rates
     max_steps: int
-    micro_batch_size: int
+    micro_batch_size: int  # rows of a full context; shorter rows are taken more at a time
     grad_clip: float
     device: str
     stopping: bool = False  # set by a hook or a signal: the loop ends after this step
@@ -100,12 +101,13 @@ def fit(run: Run, hooks: Sequence[Hook]) -> TrainState:
 def take_step(run: Run) -> StepResult:
     """One optimizer step: micro-batches summed, divided by the true number of targets, clipped, applied."""
     begin = time.perf_counter()
-    weights, batch = run.weights, run.batches.next()
+    weights, batch = run.weights, run.batches.next(run.state.step)
     count = max(1, int((batch.targets != IGNORE_INDEX).sum()))
     weights.clear_gradients()
     total = torch.zeros((), device=run.device)
-    for start in range(0, len(batch.inputs), run.micro_batch_size):
-        part = slice(start, start + run.micro_batch_size)
+    rows = run.micro_batch_size * (run.weights.master.config.context_length // batch.inputs.size(1))
+    for start in range(0, len(batch.inputs), rows):
+        part = slice(start, start + rows)
         inputs, targets = batch.inputs[part].to(run.device), batch.targets[part].to(run.device)
         context = Packed(batch.segment_ids[part].to(run.device)) if batch.segment_ids is not None else None
         loss, _ = weights.worker(inputs, targets, context)
@@ -117,10 +119,11 @@ def take_step(run: Run) -> StepResult:
     taken = weights.accept(norm)
     if taken:
         check_finite(mean, norm, run.state.step + 1)
-        run.optimizer.step(factor)
+        run.optimizer.step(factor, run.state.step / run.max_steps)
         weights.publish()
     learning_rate = run.optimizer.config.learning_rate * factor
-    return StepResult(mean, norm, learning_rate, count, time.perf_counter() - begin, skipped=not taken)
+    seconds = time.perf_counter() - begin
+    return StepResult(mean, norm, learning_rate, count, batch.inputs.size(1), seconds, skipped=not taken)
 
 
 def check_finite(loss: float, norm: float, step: int) -> None:

@@ -25,21 +25,20 @@ class Muon:
         self,
         named: list[tuple[str, nn.Parameter]],
         learning_rate: float,
-        momentum: float,
         weight_decay: float,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.dtype = dtype
         self.stacks = [Stack(parameters) for parameters in by_shape(named).values()]
 
     @torch.no_grad()
-    def step(self, factor: float) -> None:
+    def step(self, factor: float, momentum: float) -> None:
         """One step at `factor` times the full learning rate."""
         for stack in self.stacks:
             gradient = stack.gradient()  # (N, rows, columns)
-            stack.momentum.lerp_(gradient, 1 - self.momentum)
-            direction = orthogonalise(gradient.lerp_(stack.momentum, self.momentum).to(self.dtype)).float()
+            stack.momentum.lerp_(gradient, 1 - momentum)
+            direction = orthogonalise(gradient.lerp_(stack.momentum, momentum).to(self.dtype)).float()
             rows, columns = direction.shape[1:]
             rate = self.learning_rate * factor
             stack.move(direction, rate * max(1.0, rows / columns) ** 0.5, 1 - rate * self.weight_decay)

@@ -12,37 +12,46 @@ from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
 from gpt2.train.muon import Muon
 
+Named = list[tuple[str, nn.Parameter]]
+
+MOMENTUM_START, MOMENTUM_RISE = 0.85, 0.1  # Muon's momentum rises over this share of the run
+
 
 class Optimizer:
     """Steps all parameters of a model, every rate scaled by one schedule factor."""
 
     def __init__(self, model: GPT, config: OptimConfig, dtype: torch.dtype = torch.bfloat16) -> None:
         self.config = config
-        hidden, decayed, plain = split_parameters(model)
+        kinds = sort_parameters(model)
         self.muon: Muon | None = None
         if config.optimizer == "muon":
-            self.muon = Muon(hidden, config.muon_lr, config.muon_momentum, config.weight_decay, dtype)
-        else:
-            decayed = hidden + decayed
+            self.muon = Muon(kinds.pop("hidden"), config.muon_lr, config.weight_decay, dtype)
+        rates = {"embedding": config.embedding_lr, "head": config.head_lr}
         beta1, beta2 = config.betas
         self.adamw = torch.optim.AdamW(
             [
-                {"params": [p for _, p in decayed], "weight_decay": config.weight_decay},
-                {"params": [p for _, p in plain], "weight_decay": 0.0},
+                {
+                    "params": [p for _, p in named],
+                    "full_lr": rates.get(kind) or config.learning_rate,
+                    "weight_decay": 0.0 if kind == "vector" else config.weight_decay,
+                }
+                for kind, named in kinds.items()
+                if named
             ],
-            lr=config.learning_rate,
             betas=(beta1, beta2),
             eps=config.eps,
             fused=True,
         )
 
-    def step(self, factor: float) -> None:
-        """Take one step at `factor` times the full rates, from the gradients that the model's parameters hold."""
+    def step(self, factor: float, progress: float = 1.0) -> None:
+        """One step at `factor` times the full rates, `progress` of the run done, from the parameters' gradients."""
         for group in self.adamw.param_groups:
-            group["lr"] = self.config.learning_rate * factor
+            group["lr"] = group["full_lr"] * factor
         self.adamw.step()
         if self.muon:
-            self.muon.step(factor)
+            rise = min(1.0, progress / MOMENTUM_RISE)
+            full = self.config.muon_momentum
+            self.muon.step(factor, full + (1 - rise) * (min(MOMENTUM_START, full) - full))
 
     def state_dict(self) -> dict[str, Any]:
         return {"adamw": self.adamw.state_dict()} | ({"muon": self.muon.state_dict()} if self.muon else {})
@@ -53,22 +62,17 @@ class Optimizer:
             self.muon.load_state_dict(state["muon"])
 
 
-Named = list[tuple[str, nn.Parameter]]
-
-
-def split_parameters(model: GPT) -> tuple[Named, Named, Named]:
-    """(hidden matrices, other matrices, vectors): Muon's, decayed AdamW's, undecayed AdamW's."""
-    hidden: Named = []
-    decayed: Named = []
-    plain: Named = []
+def sort_parameters(model: GPT) -> dict[str, Named]:
+    """Every parameter once, by what an optimizer does with it: hidden matrices, embeddings, an untied head, vectors."""
+    kinds: dict[str, Named] = {"hidden": [], "embedding": [], "head": [], "vector": []}
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
-            plain.append((name, parameter))
+            kinds["vector"].append((name, parameter))
         elif name.startswith("h."):
-            hidden.append((name, parameter))
+            kinds["hidden"].append((name, parameter))
         else:
-            decayed.append((name, parameter))
-    return hidden, decayed, plain
+            kinds["head" if name.startswith("lm_head") else "embedding"].append((name, parameter))
+    return kinds
 
 
 def clip_gradients(parameters: list[nn.Parameter], most: float) -> Tensor:

@@ -15,7 +15,7 @@ from gpt2.train.loop import Run, take_step
 
 MEMORY_SHARE = 0.6  # of what is free, for a step's activations
 SAFETY = 0.96  # of a time budget: machines drift
-MEASURE_SECONDS = 4.0
+MEASURE_SECONDS = 2.0
 
 
 def decide_micro_batch(config: TrainConfig, free_bytes: int) -> int:
@@ -55,8 +55,16 @@ def decide_rhythm(config: TrainConfig, max_steps: int) -> TrainConfig:
     )
 
 
-def seconds_per_step(run: Run) -> float:
-    """Median time of a few real steps on a run that is thrown away, the first left out."""
+def seconds_per_step(run: Run, config: TrainConfig) -> float:
+    """Median time of a few real steps, each length of rows by its share, on a run that is thrown away."""
+    share = config.short_fraction if config.short_length else 0.0
+    full = time_steps(run, run.max_steps - 1)
+    return full if share == 0.0 else share * time_steps(run, 0) + (1 - share) * full
+
+
+def time_steps(run: Run, step: int) -> float:
+    """Median seconds of a step at this place in the run, the first left out: kernels compile, memory is mapped."""
+    run.state.step = step
     take_step(run)
     times: list[float] = []
     begin = time.perf_counter()

@@ -24,7 +24,7 @@ from gpt2.data.shards import Split, open_split
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
-from gpt2.model.sizes import parameters, training_flops_per_token
+from gpt2.model.sizes import parameters
 from gpt2.runtime import Runtime, say, seed_everything
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.tokenizer.files import load_tokenizer
@@ -55,14 +55,15 @@ class Finished:
 
 
 class LoaderBatches:
-    """The loader's rows as batches of tensors, one optimizer step each."""
+    """The loader's rows as batches of tensors, one optimizer step each, cut shorter where the config says so."""
 
-    def __init__(self, loader: Loader, rows: int) -> None:
-        self.loader, self.rows = loader, rows
+    def __init__(self, loader: Loader, config: TrainConfig) -> None:
+        self.loader, self.config = loader, config
 
-    def next(self) -> Batch:
-        inputs, targets = self.loader.next_batch(self.rows)
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
+    def next(self, step: int) -> Batch:
+        inputs, targets = self.loader.next_batch(self.config.batch_rows)
+        length = self.config.length_at(step)
+        return Batch(torch.from_numpy(inputs).view(-1, length), torch.from_numpy(targets).view(-1, length))
 
     def state(self) -> dict[str, int]:
         return self.loader.state()
@@ -126,7 +127,7 @@ def resolve(config: TrainConfig, corpus: Corpus) -> TrainConfig:
 
     def measure() -> float:
         say(f"measuring this machine for a run of {config.max_seconds:,.0f} s")
-        return plan.seconds_per_step(build_run(replace(config, max_steps=1000), corpus))
+        return plan.seconds_per_step(build_run(replace(config, max_steps=1000), corpus), config)
 
     return plan.decide_rhythm(config, plan.decide_steps(config, epoch, measure))
 
@@ -167,7 +168,7 @@ def build_run(config: TrainConfig, corpus: Corpus) -> Run:
     return Run(
         weights=weights,
         optimizer=Optimizer(weights.master, config.optim, newton_schulz_dtype(weights.dtype)),
-        batches=LoaderBatches(loader, config.batch_rows),
+        batches=LoaderBatches(loader, config),
         state=TrainState(),
         rate=lambda step: rate_factor(config.schedule, step, max_steps, config.batch_tokens),
         max_steps=max_steps,
@@ -192,7 +193,7 @@ def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
     run.optimizer.load_state_dict(objects["optimizer"])
     run.state = TrainState(**numbers["state"])
     loader = Loader(corpus.train, config.model.context_length, config.seed, state=numbers["cursor"])
-    run.batches = LoaderBatches(loader, config.batch_rows)
+    run.batches = LoaderBatches(loader, config)
     torch.set_rng_state(objects["rng"]["torch"])
     if "cuda" in objects["rng"]:
         torch.cuda.set_rng_state(objects["rng"]["cuda"], run.device)
@@ -205,9 +206,8 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
     out = Path(config.out)
     describe(config, run, corpus, quiet)
     metrics = MetricsFile(out, run.state.step)
-    flops = training_flops_per_token(config.model)
     peak = hardware.device_peak(config.device, config.dtype)
-    with Live(run, flops, peak, quiet) as live, stopping_on_signals(run) as request:
+    with Live(run, peak, quiet) as live, stopping_on_signals(run) as request:
         evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens)
         save = Save(out, config, corpus.tokenizer, evaluate, {"Trained on": config.data})
         hooks: list[Any] = [live, Log(metrics, live, config.log_every), evaluate]

@@ -31,7 +31,7 @@ class Fixed:
             targets[row, : row + 3] = IGNORE_INDEX
         self.batch = Batch(inputs, targets)
 
-    def next(self) -> Batch:
+    def next(self, step: int) -> Batch:
         return self.batch
 
     def state(self) -> dict[str, int]:
@@ -66,7 +66,7 @@ def test_regrouping_micro_batches_changes_nothing(micro_batch_size: int) -> None
 
 def test_the_printed_loss_is_the_mean_over_the_true_targets() -> None:
     run = make_run(5)
-    batch = run.batches.next()
+    batch = run.batches.next(0)
     with torch.no_grad():
         logits = run.weights.master(batch.inputs).flatten(0, 1)
     expected = torch.nn.functional.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORE_INDEX)

@@ -10,7 +10,7 @@ from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
 from gpt2.train.muon import Muon, orthogonalise
-from gpt2.train.optim import Optimizer, clip_gradients, split_parameters
+from gpt2.train.optim import Optimizer, clip_gradients, sort_parameters
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=32, context_length=16, vocab_size=50)
 
@@ -25,12 +25,12 @@ def fill_gradients(parameters: list[nn.Parameter], seed: int) -> None:
 def test_muon_equals_torchs_on_plain_matrices(shape: tuple[int, int]) -> None:
     ours = [nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(s))) for s in range(3)]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    muon = Muon([(f"h.{i}.mlp.c_fc.weight", p) for i, p in enumerate(ours)], 0.02, 0.95, 0.1)
+    muon = Muon([(f"h.{i}.mlp.c_fc.weight", p) for i, p in enumerate(ours)], 0.02, 0.1)
     oracle = torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.1)
     for step in range(3):
         fill_gradients(ours, step)
         fill_gradients(theirs, step)
-        muon.step(1.0)
+        muon.step(1.0, 0.95)
         oracle.step()
     for a, b in zip(ours, theirs, strict=True):
         assert torch.linalg.norm(a - b) < 0.01 * torch.linalg.norm(b)  # both iterate in bfloat16
@@ -44,9 +44,9 @@ def test_q_k_and_v_are_orthogonalised_separately() -> None:
     for i, part in enumerate(parts):
         part.grad = whole.grad[16 * i : 16 * i + 16].clone() * 10**i  # their sizes must not matter
     whole.grad = torch.cat([part.grad for part in parts if part.grad is not None])
-    Muon([("h.0.attn.c_attn.weight", whole)], 0.1, 0.9, 0.0, torch.float32).step(1.0)
+    Muon([("h.0.attn.c_attn.weight", whole)], 0.1, 0.0, torch.float32).step(1.0, 0.9)
     for part in parts:
-        Muon([("h.0.attn.c_proj.weight", part)], 0.1, 0.9, 0.0, torch.float32).step(1.0)
+        Muon([("h.0.attn.c_proj.weight", part)], 0.1, 0.0, torch.float32).step(1.0, 0.9)
     assert torch.allclose(whole, torch.cat(parts), atol=1e-6)
 
 
@@ -60,11 +60,13 @@ def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
 
 def test_adamw_decays_matrices_only_and_every_parameter_has_one_place() -> None:
     model = GPT(CONFIG)
-    hidden, decayed, plain = split_parameters(model)
-    assert {name for name, _ in decayed} == {"wte.weight", "wpe.weight"}
-    assert all(p.dim() == 1 for _, p in plain)
-    assert all(p.dim() == 2 and name.startswith("h.") for name, p in hidden)
-    assert len(hidden) + len(decayed) + len(plain) == len(list(model.parameters()))
+    kinds = sort_parameters(model)
+    assert {name for name, _ in kinds["embedding"]} == {"wte.weight", "wpe.weight"}
+    assert all(p.dim() == 1 for _, p in kinds["vector"])
+    assert all(p.dim() == 2 and name.startswith("h.") for name, p in kinds["hidden"])
+    assert sum(map(len, kinds.values())) == len(list(model.parameters()))
+    for group in Optimizer(model, OptimConfig(optimizer="adamw")).adamw.param_groups:
+        assert (group["weight_decay"] == 0.0) == all(p.dim() == 1 for p in group["params"])
 
 
 def test_adamw_equals_torchs_own() -> None:

@@ -1,0 +1,154 @@
+"""numba kernels on bfloat16 for training on a processor: what lies between the matrix products, in one pass each.
+
+The products stay with torch, whose library reaches nine tenths of the bfloat16 peak. numba has no bfloat16, so a kernel
+sees the same bytes as uint16 and computes in float32. One thread owns a row, so that the same bits come out run
+after run, whatever the threads do.
+
+    N rows (tokens, or heads of sequences)  T tokens  F width  V vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+
+f32 = np.float32
+
+OPTIONS: dict[str, Any] = {
+    "parallel": True,
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    # Sums may be reordered and products fused; infinities and NaN keep their meaning: a run that diverges shows it.
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+}
+ONE = f32(1.0)
+GELU_A = f32(2.0 * math.sqrt(2.0 / math.pi))  # gelu_tanh(x) = x sigmoid(A (x + B x^3)), Hendrycks & Gimpel 2016
+GELU_B = f32(0.044715)
+
+
+@intrinsic
+def _as_float(typingctx: Any, bits: Any) -> Any:
+    return types.float32(types.uint32), lambda ctx, b, sig, args: b.bitcast(args[0], ir.FloatType())
+
+
+@intrinsic
+def _as_bits(typingctx: Any, value: Any) -> Any:
+    return types.uint32(types.float32), lambda ctx, b, sig, args: b.bitcast(args[0], ir.IntType(32))
+
+
+@njit(inline="always")
+def widen(half: Any) -> Any:
+    """bfloat16 bits -> float32, exact."""
+    return _as_float(np.uint32(np.uint32(half) << np.uint32(16)))
+
+
+@njit(inline="always")
+def narrow(value: Any) -> Any:
+    """float32 -> bfloat16 bits, to the nearest, ties to even. NaNs of arithmetic are quiet ones and stay NaN."""
+    bits = _as_bits(f32(value))
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@njit(inline="always")
+def exp(x: Any) -> Any:
+    """exp to about 2e-6 relative: a power of two times a polynomial, plain arithmetic that LLVM turns into vectors.
+
+    The argument is cut to [-87, 88]; NaN stays NaN.
+    """
+    z = min(max(x, f32(-87.0)), f32(88.0)) * f32(1.4426950408889634)
+    n = np.floor(z + f32(0.5))
+    r = z - n
+    p = f32(1.5403530e-4)
+    p = p * r + f32(1.3333558e-3)
+    p = p * r + f32(9.6181291e-3)
+    p = p * r + f32(5.5504109e-2)
+    p = p * r + f32(2.4022651e-1)
+    p = p * r + f32(6.9314718e-1)
+    p = p * r + f32(1.0)
+    return p * _as_float(np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)))
+
+
+@njit(**OPTIONS)
+def gelu(x: Any, out: Any) -> None:
+    """out = gelu_tanh(x); both (N, F)."""
+    for i in prange(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = widen(x[i, j])
+            out[i, j] = narrow(v / (ONE + exp(-GELU_A * v * (ONE + GELU_B * v * v))))
+
+
+@njit(**OPTIONS)
+def gelu_backward(x: Any, grad: Any, out: Any) -> None:
+    """out = grad * gelu_tanh'(x); all (N, F)."""
+    for i in prange(x.shape[0]):
+        for j in range(x.shape[1]):
+            v = widen(x[i, j])
+            s = ONE / (ONE + exp(-GELU_A * v * (ONE + GELU_B * v * v)))
+            slope = s + v * s * (ONE - s) * GELU_A * (ONE + f32(3.0) * GELU_B * v * v)
+            out[i, j] = narrow(widen(grad[i, j]) * slope)
+
+
+@njit(**OPTIONS)
+def causal_softmax(scores: Any, scale: Any) -> None:
+    """scores (N, T, T) -> probabilities, in place: row t is softmax(scale * scores[t, :t + 1]), then zeros."""
+    length = scores.shape[1]
+    for n in prange(scores.shape[0]):
+        weights = np.empty(length, f32)
+        for t in range(length):
+            row = scores[n, t]
+            top = widen(row[0])
+            for j in range(1, t + 1):
+                top = max(top, widen(row[j]))
+            total = f32(0.0)
+            for j in range(t + 1):
+                weight = exp((widen(row[j]) - top) * scale)
+                weights[j] = weight
+                total += weight
+            inverse = ONE / total
+            for j in range(t + 1):
+                row[j] = narrow(weights[j] * inverse)
+            row[t + 1 :] = np.uint16(0)
+
+
+@njit(**OPTIONS)
+def causal_softmax_backward(probabilities: Any, grad: Any, scale: Any) -> None:
+    """grad by the probabilities -> grad by the scores, in place; both (N, T, T)."""
+    length = probabilities.shape[1]
+    for n in prange(probabilities.shape[0]):
+        for t in range(length):
+            p, g = probabilities[n, t], grad[n, t]
+            dot = f32(0.0)
+            for j in range(t + 1):
+                dot += widen(p[j]) * widen(g[j])
+            for j in range(t + 1):
+                g[j] = narrow(widen(p[j]) * (widen(g[j]) - dot) * scale)
+            g[t + 1 :] = np.uint16(0)
+
+
+@njit(**OPTIONS)
+def cross_entropy(logits: Any, targets: Any, losses: Any, ignore_index: Any) -> None:
+    """logits (N, V) -> gradient of the summed loss, in place; losses (N,) float32. An ignored row gives zeros."""
+    for i in prange(logits.shape[0]):
+        row, target = logits[i], targets[i]
+        if target == ignore_index:
+            losses[i] = f32(0.0)
+            row[:] = np.uint16(0)
+            continue
+        top = widen(row[0])
+        for j in range(1, row.shape[0]):
+            top = max(top, widen(row[j]))
+        total = f32(0.0)
+        for j in range(row.shape[0]):
+            total += exp(widen(row[j]) - top)
+        wanted = widen(row[target])
+        losses[i] = f32(math.log(total)) + top - wanted
+        inverse = ONE / total
+        for j in range(row.shape[0]):
+            row[j] = narrow(exp(widen(row[j]) - top) * inverse)
+        row[target] = narrow(exp(wanted - top) * inverse - ONE)
