@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.tokenizer.files import load_tokenizer
 
 if TYPE_CHECKING:
+    from gpt2.inference.generate import Overflow, Prompt, Result
     from gpt2.model.gpt import GPT
 
 
@@ -52,12 +54,26 @@ class Model:
             self._module = load_module(self.folder, self.config).to(device=device, dtype=dtype)
         return self._module
 
-    def generate(self, prompt: str = "", **settings: Any) -> str:
-        """The prompt's continuation as text; settings are the fields of SamplingParams."""
+    def generate(self, prompt: str = "", overflow: Overflow = "slide", **settings: Any) -> str:
+        """The prompt's continuation as text; settings are the fields of SamplingParams. `results` gives more."""
+        return "".join(self.stream(prompt, overflow, **settings))
+
+    def results(self, prompts: Sequence[Prompt], overflow: Overflow = "slide", **settings: Any) -> list[Result]:
+        """Every prompt's `n` continuations with tokens, log-probabilities and why they ended; see Result."""
         from gpt2.inference.generate import generate
         from gpt2.inference.sampling import SamplingParams
 
-        return generate(self.module, self.tokenizer, [prompt], SamplingParams(**settings))[0].text
+        return generate(self.module, self.tokenizer, prompts, SamplingParams(**settings), overflow)
+
+    def stream(self, prompt: str = "", overflow: Overflow = "slide", **settings: Any) -> Iterator[str]:
+        """`generate`, piece by piece as it is written."""
+        from gpt2.inference.generate import stream
+        from gpt2.inference.sampling import SamplingParams
+
+        for name in {"n", "logprobs"} & settings.keys():
+            raise UserError(f"{name}: this gives one text; model.results([prompt], {name}=...) gives all there is")
+        for piece in stream(self.module, self.tokenizer, [prompt], SamplingParams(**settings), overflow):
+            yield piece.text
 
     def save(self, folder: str | Path) -> Path:
         """Write a Hugging Face folder (float32 weights); returns its path."""

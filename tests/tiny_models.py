@@ -36,6 +36,8 @@ def make(config: GPTConfig = TINY, seed: int = 0, noise: float = 0.1, scale: flo
                 parameter += noise * torch.randn_like(parameter)
             else:
                 parameter *= scale
+        if module.config.head_bias:
+            module.lm_head.bias[module.config.vocab_size :] = 0.0
     return module.eval()
 
 

@@ -17,9 +17,9 @@ def find_folder(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         raise UserError(f"{path}: a file; a model is a folder with config.json and model.safetensors")
-    if path.is_dir():
-        return run_step(path)
     text = str(name)
+    if path.is_dir() and (text not in HUB_IDS or holds_model(path)):  # a clone of this package has a folder gpt2 too
+        return run_step(path)
     looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
     if looks_local or (text not in HUB_IDS and "/" not in text):
         raise UserError(f"{text}: no such folder, and not a Hugging Face id (short ones: {', '.join(HUB_IDS)})")
@@ -35,6 +35,11 @@ def run_step(path: Path) -> Path:
         if step is not None:
             return step
     raise UserError(f"{path}: neither a model folder (no config.json) nor a run with a finished step")
+
+
+def holds_model(path: Path) -> bool:
+    """Whether `run_step` would find one."""
+    return (path / "config.json").is_file() or any(follow(path / name) for name in ("best", "last"))
 
 
 def follow(link: Path) -> Path | None:

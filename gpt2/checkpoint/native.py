@@ -8,6 +8,7 @@ under `model_type: gpt2-extended` with the weights in weights.safetensors, a nam
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -49,6 +50,8 @@ def read_config(folder: Path) -> GPTConfig:
         raise UserError(f"{folder}: not a model folder, it has no config.json") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a table of settings")
     return config_from_hf(values, str(path))
 
 
@@ -75,6 +78,9 @@ def config_from_hf(values: Mapping[str, Any], origin: str) -> GPTConfig:
         }
     except KeyError as error:
         raise UserError(f"{origin}: key {error} is missing") from None
+    for key, number in known.items():
+        if type(number) is not int:
+            raise UserError(f"{origin}: {key} = {number!r}: must be a whole number")
     ours = {f.name for f in fields(GPTConfig)} & {"head_dim", "bias", "head_bias", "attention_pattern"}
     return GPTConfig(
         **known,
@@ -193,7 +199,7 @@ def write_folder(
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = dict(hf_tensors(config, state))
-    name = "model.safetensors" if hf_can_express(config) else EXTENDED_WEIGHTS
+    name, other = ("model.safetensors", EXTENDED_WEIGHTS)[:: 1 if hf_can_express(config) else -1]
     with writing(folder / name), atomic.replacing(folder / name) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     if tokenizer is not None:
@@ -205,6 +211,7 @@ def write_folder(
     atomic.write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
     atomic.write_text(folder / "README.md", model_card(config, notes or {}))
     atomic.write_text(folder / "config.json", json.dumps(config_to_hf(config, eot_id), indent=2) + "\n")
+    (folder / other).unlink(missing_ok=True)  # of a model that was here before
 
 
 @contextmanager
@@ -236,8 +243,6 @@ def hf_tensors(config: GPTConfig, state: Mapping[str, Tensor]) -> Iterator[tuple
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of every weight file of a folder, one tensor in memory at a time where the format allows."""
-    import torch
-
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
             from safetensors import SafetensorError, safe_open
@@ -249,12 +254,21 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             except SafetensorError as error:
                 raise UserError(f"{path}: damaged or not safetensors ({error}); fetch or save it again") from None
         else:
-            try:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except Exception as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{path}: not a plain PyTorch weight file ({reason})") from None
-            yield from state.items()
+            yield from pickled_tensors(path).items()
+
+
+def pickled_tensors(path: Path) -> dict[str, Tensor]:
+    """A PyTorch weight file, of today's form or that of 2019, without running what else a pickle may hold."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a plain PyTorch weight file ({reason})") from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"{path}: not a plain PyTorch weight file (it is no table of names and tensors)")
+    return state
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -264,7 +278,10 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError, TypeError):
+                raise UserError(f"{index}: damaged: no JSON with a weight_map") from None
             if any(Path(shard).name != shard for shard in shards):
                 raise UserError(f"{index}: names a file outside its folder")
             missing = [shard for shard in shards if not (folder / shard).is_file()]
