@@ -53,7 +53,7 @@ def encoders(vocabulary: str, texts: list[str]) -> dict[str, Callable[[], object
 
     ours = load_tokenizer(vocabulary)
     tokens, pairs = ours.vocabulary.tokens, ours.vocabulary.merge_pairs
-    raw = tiktoken.Encoding("raw", pat_str=PATTERN, mergeable_ranks=tokens, special_tokens={})
+    raw = tiktoken.Encoding("raw", pat_str=PATTERN, mergeable_ranks=tokens, special_tokens=ours.special_tokens)
     merges = [(to_printable(a), to_printable(b)) for a, b in pairs]
     peer = tokenizers.ByteLevelBPETokenizer({to_printable(data): id for data, id in tokens.items()}, merges)
     sample = texts[0][:100_000]

@@ -166,7 +166,7 @@ class BytePairCodec:
         self._id_of_byte = [vocabulary.tokens[bytes([byte])] for byte in range(256)]
         # Tokenizer.encode splits at special tokens; tiktoken's own is never allowed. It is given one because of none
         # it makes an empty pattern, which matches at every character and halves the speed of encode_to_numpy.
-        special = {EOT: len(ranks)}
+        special = {EOT: max(ranks.values()) + 1}
         self._tiktoken = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
     def encode(self, text: str) -> list[int]:
