@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics, evaluation, samples, checkpoints. Called in this order after each step."""
+"""What happens beside the steps: longer rows, metrics, evaluation, samples, checkpoints; in this order after each."""
 
 from __future__ import annotations
 
@@ -24,6 +24,28 @@ from gpt2.train.metrics import MetricsFile
 from gpt2.train.validate import Validation, validate
 
 LAST_EVAL_SHARE = 0.2  # of the trained tokens: the last evaluation reads the whole split unless it is dearer
+
+
+@dataclass
+class Stretch:
+    """When rows grow from `short_length` to the context, later positions start as copies of those already learned.
+
+    They have never been trained; with what the first ones know (and the optimizer's averages of it) they need not
+    begin from noise.
+    """
+
+    config: TrainConfig
+
+    def __call__(self, run: Run, result: StepResult) -> None:
+        before, now = result.length, self.config.length_at(run.state.step)
+        if now <= before:
+            return
+        positions = run.weights.master.wpe.weight
+        averages = [value for value in run.optimizer.adamw.state[positions].values() if value.shape == positions.shape]
+        for tensor in (positions.data, *averages):
+            for start in range(before, now, before):
+                tensor[start : start + before] = tensor[: min(before, now - start)]
+        run.weights.publish()
 
 
 @dataclass

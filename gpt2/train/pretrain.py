@@ -30,7 +30,7 @@ from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.tokenizer.files import load_tokenizer
 from gpt2.train import plan
 from gpt2.train.config import FROM_DATA, TrainConfig, compose
-from gpt2.train.hooks import Evaluate, Log, Sample, Save, last_good
+from gpt2.train.hooks import Evaluate, Log, Sample, Save, Stretch, last_good
 from gpt2.train.live import Live
 from gpt2.train.loop import Batch, NonFiniteLoss, Run, TrainState, fit
 from gpt2.train.metrics import MetricsFile
@@ -210,7 +210,7 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
     with Live(run, peak, quiet) as live, stopping_on_signals(run) as request:
         evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens)
         save = Save(out, config, corpus.tokenizer, evaluate, {"Trained on": config.data})
-        hooks: list[Any] = [live, Log(metrics, live, config.log_every), evaluate]
+        hooks: list[Any] = [live, Stretch(config), Log(metrics, live, config.log_every), evaluate]
         if sampler and corpus.tokenizer:
             tokenizer = corpus.tokenizer
             every = config.sample_every or run.max_steps

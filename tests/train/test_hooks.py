@@ -1,0 +1,85 @@
+"""What happens beside the steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from gpt2.checkpoint.find import find_folder
+from gpt2.checkpoint.native import load_module, read_config
+from gpt2.checkpoint.train_state import steps
+from gpt2.errors import UserError
+from gpt2.train.config import TrainConfig
+from gpt2.train.hooks import Stretch
+from gpt2.train.loop import Run, StepResult
+from gpt2.train.pretrain import Finished, pretrain
+
+
+def test_positions_that_were_never_trained_start_as_copies(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, torch.Tensor]] = []
+    original = Stretch.__call__
+
+    def spy(self: Stretch, run: Run, result: StepResult) -> None:
+        original(self, run, result)
+        seen.append((result.length, run.weights.worker.wpe.weight.detach().clone()))
+
+    monkeypatch.setattr(Stretch, "__call__", spy)
+    pretrain(tiny(short_length=4, short_fraction=0.5, dtype="bfloat16"), quiet=True)
+    lengths = [length for length, _ in seen]
+    assert lengths == [4] * 6 + [16] * 6
+    stretched = seen[5][1]
+    assert all(torch.equal(stretched[:4], stretched[start : start + 4]) for start in (4, 8, 12))
+    assert not torch.equal(seen[4][1][:4], seen[4][1][4:8])
+
+
+def test_best_and_last_name_whole_model_folders_and_old_steps_go(tiny: Callable[..., TrainConfig]) -> None:
+    finished: Finished = pretrain(tiny(save_every=2, eval_every=2, keep_last=2), quiet=True)
+    run = finished.folder
+    kept = [path.name for path in steps(run)]
+    assert kept[-2:] == ["step_00000010", "step_00000012"]
+    assert len(kept) <= 3
+    assert find_folder(run).name == f"step_{finished.state.best_step:08d}"
+    config = read_config(run / "last")
+    load_module(run / "last", config)
+    assert (run / "report.html").read_text(encoding="utf-8").count("data:image/png;base64,") == 1
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_last_evaluation_scores_every_held_out_token_once(tiny: Callable[..., TrainConfig]) -> None:
+    finished = pretrain(tiny(), quiet=True)
+    assert finished.validation is not None
+    assert finished.validation.targets == 900
+    assert finished.validation.text_bytes == 1800
+    lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["val_targets"] for line in lines if "val/loss" in line][-1] == 900
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpt2.checkpoint.train_state as train_state
+
+    original = torch.save
+
+    def save(value: object, file: object) -> None:
+        if len(list(steps(out))) == 2:
+            raise OSError(28, "No space left on device")
+        original(value, file)
+
+    config = tiny(save_every=3)
+    out = train_state.Path(config.out)
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(UserError, match=r"saving step 9 failed: the disk is full; the last good checkpoint is .*00006"):
+        pretrain(config, quiet=True)
+    assert not list(out.glob(".step_*"))
+    assert train_state.newest_good_step(out) == out / "step_00000006"
+
+
+def test_samples_are_written_by_the_callers_function(tiny: Callable[..., TrainConfig], tmp_path: object) -> None:
+    finished = pretrain(tiny(), sampler=lambda model, tokenizer: "unused", quiet=True)  # no tokenizer, no sample
+    assert "sample" not in (finished.folder / "metrics.jsonl").read_text()
