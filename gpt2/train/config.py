@@ -85,12 +85,15 @@ class TrainConfig:
         for name in ("epochs", "batch_tokens", "log_every", "eval_tokens", "keep_last"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} = {getattr(self, name)}: must be above 0")
+        if not 0.0 <= self.short_fraction <= 1.0:
+            raise UserError(f"short_fraction = {self.short_fraction}: must be between 0 and 1")
+
+    def check_rows(self) -> None:
+        """What can only be checked when the model is known: with `init` it is read from a folder."""
         if self.short_length and self.model.context_length % self.short_length:
             raise UserError(
                 f"short_length = {self.short_length} must divide context_length = {self.model.context_length}"
             )
-        if not 0.0 <= self.short_fraction <= 1.0:
-            raise UserError(f"short_fraction = {self.short_fraction}: must be between 0 and 1")
         if self.batch_tokens < self.model.context_length:
             raise UserError(
                 f"batch_tokens = {self.batch_tokens} holds no row of context_length = {self.model.context_length}; "

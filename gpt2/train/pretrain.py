@@ -122,6 +122,7 @@ def resolve(config: TrainConfig, corpus: Corpus) -> TrainConfig:
     runtime = Runtime.detect(config.device, config.dtype)
     model = resolve_model(config, corpus)
     config = replace(config, device=runtime.device, dtype=runtime.dtype, model=model)
+    config.check_rows()
     config = replace(config, micro_batch_size=plan.decide_micro_batch(config, plan.free_memory(runtime.device)))
     epoch = Loader(corpus.train, model.context_length, config.seed).tokens_per_epoch
 
