@@ -182,17 +182,18 @@ class Job:
         return lambda: by_position(self.corpus.pieces(), boundary), rule, fraction
 
     def _tokenizer(self, parts: Callable[[], Iterator[Part]], scan: Scan) -> tuple[Tokenizer, str]:
-        """The tokenizer and its name. It is read back from its files, so that a resumed run has the same one."""
+        """The tokenizer and its name. It lies in files before it is used, so that a resumed run has the same one."""
         from gpt2.tokenizer.files import load_tokenizer, save_tokenizer
 
         name = self.options.tokenizer
         if name == "auto":
             name = f"train:{auto_vocab_size(scan.text_bytes)}"
-        if not (self.work.folder / "tokenizer").exists():
-            tokenizer = make_tokenizer(name, parts(), scan.chars)
-            save_tokenizer(tokenizer, self.work.fresh_folder("tokenizer"))
-            self.work.keep("tokenizer")
-        return load_tokenizer(self.work.folder / "tokenizer"), name
+        if (self.work.folder / "tokenizer").exists():
+            return load_tokenizer(self.work.folder / "tokenizer"), name
+        tokenizer = make_tokenizer(name, parts(), scan.chars)
+        save_tokenizer(tokenizer, self.work.fresh_folder("tokenizer"))
+        self.work.keep("tokenizer")
+        return tokenizer, name
 
     def _eot_id(self, tokenizer: Tokenizer, one_document: bool) -> int | None:
         """The id to end documents with, or None."""

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from gpt2.atomic import sync
 from gpt2.data.parallel import Workers, batches
 from gpt2.data.progress import progress
@@ -21,8 +19,8 @@ class Scan(NamedTuple):
     documents: int = 0
     chars: int = 0
     text_bytes: int = 0
-    lowest: int = 2**64
-    highest: int = -1
+    lowest: int = 2**64 - 1
+    highest: int = 0
 
 
 class _Counted(NamedTuple):
@@ -37,16 +35,14 @@ def scan_corpus(corpus: Corpus, workers: Workers, seed: int, draws: Path) -> Sca
     grouper, total = Grouper(), Scan()
     with draws.open("wb") as file, progress("reading", corpus.size) as update:
         for counted in workers.map(partial(_count, seed=seed), batches(corpus.pieces())):
-            digests, smallest = counted.sketches
-            pairs = zip(digests, smallest.tolist(), strict=True)
-            values = [grouper.draw(digest, hashes) for digest, hashes in pairs]
-            file.write(np.array(values, np.uint64).tobytes())
+            values = grouper.draws(counted.sketches)
+            file.write(values.tobytes())
             total = Scan(
                 total.documents + counted.documents,
                 total.chars + counted.chars,
                 total.text_bytes + counted.text_bytes,
-                min([total.lowest, *values]),
-                max([total.highest, *values]),
+                min(total.lowest, int(values.min(initial=2**64 - 1))),
+                max(total.highest, int(values.max(initial=0))),
             )
             update(corpus.read)
     sync(draws)

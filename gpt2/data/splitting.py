@@ -8,7 +8,6 @@ documents moves none from one side to the other. A near-identical document takes
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -24,41 +23,57 @@ SKETCH = 32  # hashes kept of a document: the smallest of its shingles' (a botto
 SHINGLE_BYTES = 16
 FEWEST_SHINGLES = 8  # with fewer a document is compared as a whole only
 SAME_OF_SKETCH = 0.85  # shared part of two sketches from which documents count as one: Jaccard about 0.75
+LOOKUPS = 3  # hashes by which a twin is looked for
 REMEMBERED = 1 << 16  # documents that a later one is compared with
 EMPTY = 0xFFFFFFFF
 
-_LOWER = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
-_SPACE = b" \t\n\r\v\f"
+_SPACE = b"\t\n\r\v\f"
+_NORMAL = bytes(32 if byte in _SPACE else byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
 
 
 class Sketches(NamedTuple):
-    """Of some documents: hash of the normalised text (8 bytes each), and sketch, uint32 (documents, SKETCH)."""
+    """Of some documents: hash of seed and normalised text (64 bits), and sketch, uint32 (documents, SKETCH)."""
 
-    digests: list[bytes]
+    digests: list[int]
     smallest: npt.NDArray[np.uint32]
 
 
 def sketch(texts: Sequence[str], seed: int) -> Sketches:
-    """Fingerprints of documents, case and white space aside.
+    """Fingerprints of documents, in which case, and which kind of white space there is, makes no difference.
 
-    Shingles are the 16-byte windows that start at a byte of certain values (a sample of about a tenth, the same in
-    whatever place the text stands). All documents are hashed in one sweep, as most are short.
+    Shingles are the 16-byte windows that start with certain pairs of bytes: about every fiftieth of English text,
+    the same ones wherever the text stands. All documents are hashed in one sweep, as most are short.
     """
-    normal = [text.encode("utf-8", "surrogatepass").translate(_LOWER, _SPACE) for text in texts]
-    key = seed.to_bytes(16, "little", signed=True)
-    digests = [hashlib.blake2b(text, digest_size=8, key=key).digest() for text in normal]
-    gap = bytes(SHINGLE_BYTES)
-    joined = gap.join([*normal, b""])
-    ends = np.cumsum([len(text) + len(gap) for text in normal], dtype=np.int64)
-    starts = np.flatnonzero((np.frombuffer(joined, np.uint8) & 15) == 3)
-    document = np.searchsorted(ends, starts, side="right").astype(np.uint64)
-    keys = np.unique(document << np.uint64(32) | _hash_windows(joined, starts))
-    first = np.searchsorted(keys, np.arange(len(texts) + 1, dtype=np.uint64) << np.uint64(32))
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = np.cumsum([len(text) + SHINGLE_BYTES for text in encoded], dtype=np.int64)
+    joined = bytes(SHINGLE_BYTES).join([*encoded, b""]).translate(_NORMAL)
+    data = np.frombuffer(joined, np.uint8)
+    starts = np.flatnonzero(((data[:-1] & 15) == 3) & ((data[1:] & 3) == 1))
+    shingles = np.diff(np.searchsorted(starts, ends), prepend=0)
+    document = np.repeat(np.arange(len(texts), dtype=np.uint64), shingles)
+    keys = np.sort(document << np.uint64(32) | _hash_windows(joined, starts))
+    keys = keys[np.diff(keys, prepend=np.uint64(EMPTY) << np.uint64(32)) != 0]
+    return Sketches(_digests(joined, ends.tolist(), seed), _smallest(keys, len(texts)))
+
+
+def _digests(joined: bytes, ends: list[int], seed: int) -> list[int]:
+    keyed = hashlib.sha1(seed.to_bytes(16, "little", signed=True), usedforsecurity=False)
+    digests = []
+    view = memoryview(joined)
+    for start, end in zip([0, *ends], ends, strict=False):
+        digest = keyed.copy()
+        digest.update(view[start:end])
+        digests.append(int.from_bytes(digest.digest()[:8], "little"))
+    return digests
+
+
+def _smallest(keys: npt.NDArray[np.uint64], documents: int) -> npt.NDArray[np.uint32]:
+    """The first SKETCH hashes of each document, from sorted (document, hash) keys; EMPTY where there are fewer."""
+    first = np.searchsorted(keys, np.arange(documents + 1, dtype=np.uint64) << np.uint64(32))
     column = np.arange(SKETCH)
-    where = np.minimum(first[:-1, None] + column, max(0, len(keys) - 1))
-    present = column < np.diff(first)[:, None]
-    values = keys[where] & np.uint64(EMPTY) if len(keys) else np.full_like(where, EMPTY)
-    return Sketches(digests, np.where(present, values, EMPTY).astype(np.uint32))
+    padded = np.append(keys, np.full(SKETCH, EMPTY, np.uint64))
+    values = padded[first[:-1, None] + column].astype(np.uint32)  # the hash is the lower half
+    return np.where(column < np.diff(first)[:, None], values, np.uint32(EMPTY))
 
 
 def _hash_windows(data: bytes, starts: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
@@ -74,43 +89,53 @@ def _hash_windows(data: bytes, starts: npt.NDArray[np.intp]) -> npt.NDArray[np.u
 class Grouper:
     """Gives each document its draw: its own, or that of a near-identical one among the last REMEMBERED.
 
-    Twins are looked up by the three smallest hashes of the sketch and confirmed by comparing sketches. The memory
-    is a fixed 10 MB; documents with too few shingles are equal only when equal but for case and white space.
+    Twins are looked up by the three smallest hashes of the sketch, in what was seen before and in the same batch, and
+    confirmed by comparing sketches. The memory is a fixed 11 MB; documents with too few shingles are alike only when
+    their normalised texts are equal.
     """
 
     def __init__(self) -> None:
-        self._newest = array("I", bytes(4 * 4 * REMEMBERED))  # hash -> row + 1 of the last sketch that has it
-        self._sketches = array("I", bytes(4 * SKETCH * REMEMBERED))
-        self._draws = array("Q", bytes(8 * REMEMBERED))
-        self._count = 0
+        self._sketches = np.full((REMEMBERED, SKETCH), EMPTY, np.uint32)
+        self._draws = np.zeros(REMEMBERED, np.uint64)
+        self._rows = np.zeros(4 * REMEMBERED, np.uint32)  # by hash: the row of the newest sketch that has it
+        self._next = 0
 
-    def draw(self, digest: bytes, smallest: Sequence[int]) -> int:
-        """A number from 0 to 2**64 - 1, shared by near-identical documents."""
-        own = int.from_bytes(digest, "little")
-        if smallest[FEWEST_SHINGLES - 1] == EMPTY:
-            return own
-        twin = next((row for key in smallest[:3] if (row := self._twin(key, smallest)) is not None), None)
-        draw = own if twin is None else self._draws[twin]
-        self._remember(smallest, draw)
-        return draw
+    def draws(self, sketches: Sketches) -> npt.NDArray[np.uint64]:
+        """Numbers from 0 to 2**64 - 1, one for each document in order, shared by near-identical ones."""
+        draws = np.array(sketches.digests, np.uint64)
+        long = np.flatnonzero(sketches.smallest[:, FEWEST_SHINGLES - 1] != EMPTY)
+        found = sketches.smallest[long]
+        draws[long] = self._twins_draws(draws[long], found)
+        self._remember(draws[long][-REMEMBERED:], found[-REMEMBERED:])
+        return draws
 
-    def _twin(self, key: int, smallest: Sequence[int]) -> int | None:
-        row = self._newest[key % len(self._newest)] - 1
-        if row < 0:
-            return None
-        other = self._sketches[row * SKETCH : (row + 1) * SKETCH]
-        if key not in other:
-            return None
-        ours, theirs = set(smallest) - {EMPTY}, set(other) - {EMPTY}
-        return row if len(ours & theirs) >= SAME_OF_SKETCH * max(len(ours), len(theirs)) else None
+    def _twins_draws(self, draws: npt.NDArray[np.uint64], found: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+        for column in range(LOOKUPS):
+            rows = self._rows[found[:, column] % len(self._rows)]
+            same = alike(found, self._sketches[rows])
+            draws[same] = self._draws[rows[same]]
+        for column in range(LOOKUPS):
+            _, first, group = np.unique(found[:, column], return_index=True, return_inverse=True)
+            earlier = first[group]
+            later = np.flatnonzero(earlier < np.arange(len(found)))
+            for document in later[alike(found[later], found[earlier[later]])].tolist():
+                draws[document] = draws[earlier[document]]
+        return draws
 
-    def _remember(self, smallest: Sequence[int], draw: int) -> None:
-        row = self._count % REMEMBERED
-        self._count += 1
-        self._sketches[row * SKETCH : (row + 1) * SKETCH] = array("I", smallest)
-        self._draws[row] = draw
-        for key in smallest[:3]:
-            self._newest[key % len(self._newest)] = row + 1
+    def _remember(self, draws: npt.NDArray[np.uint64], found: npt.NDArray[np.uint32]) -> None:
+        rows = (self._next + np.arange(len(found))) % REMEMBERED
+        self._next += len(found)
+        self._sketches[rows], self._draws[rows] = found, draws
+        for column in range(LOOKUPS):
+            self._rows[found[:, column] % len(self._rows)] = rows
+
+
+def alike(ours: npt.NDArray[np.uint32], theirs: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    """Whether sketches, uint32 (documents, SKETCH), are of near-identical documents, pair by pair."""
+    both = np.sort(np.concatenate([ours, theirs], axis=1), axis=1)  # no hash is twice in one sketch
+    shared = ((both[:, 1:] == both[:, :-1]) & (both[:, 1:] != EMPTY)).sum(axis=1)
+    longer = np.maximum((ours != EMPTY).sum(axis=1), (theirs != EMPTY).sum(axis=1))
+    return shared >= SAME_OF_SKETCH * longer
 
 
 def threshold(val_fraction: float, lowest: int, highest: int) -> int:
