@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2.checkpoint.find import find_folder, newest_model
-from gpt2.checkpoint.native import load_module, read_config, write_folder
+from gpt2.checkpoint.hf_config import read_config
+from gpt2.checkpoint.native import load_module, write_folder
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.runtime import pick_device, pick_dtype

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from gpt2.checkpoint.native import config_to_hf, hf_tensors
+from gpt2.checkpoint.hf_config import config_to_hf
+from gpt2.checkpoint.native import hf_tensors
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.tokenizer.bpe import Tokenizer

@@ -17,7 +17,8 @@ import torch
 from gpt2 import atomic, hardware
 from gpt2 import config as settings
 from gpt2.checkpoint.find import find_folder
-from gpt2.checkpoint.native import load_module, read_config
+from gpt2.checkpoint.hf_config import read_config
+from gpt2.checkpoint.native import load_module
 from gpt2.checkpoint.train_state import clean, load_step, newest_good_step, read_run_config
 from gpt2.data.loader import Loader
 from gpt2.data.shards import Split, open_split

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import BYTES, ODD, TINY, make, state_of, transformers_twin, write_model
 
-from gpt2.checkpoint import native
+from gpt2.checkpoint import hf_config, native
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
@@ -28,7 +28,7 @@ EXTENDED = {"head_bias": {"head_bias": True}, "wide": {"head_dim": 24}}
 
 
 def load(folder: Path) -> GPT:
-    return native.load_module(folder, native.read_config(folder))
+    return native.load_module(folder, hf_config.read_config(folder))
 
 
 def rewrite(folder: Path, change) -> None:
@@ -245,15 +245,15 @@ def test_unexpected_tensors_are_named_and_left_out(tmp_path: Path, capsys: pytes
     assert "ignored tensors that are no part of the model: score.weight" in capsys.readouterr().err
 
 
-def test_biases_of_a_model_without_are_left_out_silently_only_where_they_are_zero(
+def test_biases_of_a_model_without_are_left_out_where_they_are_zero_and_refused_where_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_model(tmp_path, make(bias=False))
     load(tmp_path)
     assert capsys.readouterr().err == ""
     rewrite(tmp_path, lambda tensors: tensors | {"transformer.ln_f.bias": torch.ones(32)})
-    load(tmp_path)
-    assert "transformer.ln_f.bias" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"not zero though bias = false transformer\.ln_f\.bias"):
+        load(tmp_path)
 
 
 def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
@@ -290,19 +290,19 @@ def test_a_folder_without_weights_names_what_was_looked_for(tmp_path: Path) -> N
 )
 def test_configs_of_other_architectures_are_refused_by_name(change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        native.config_from_hf(native.config_to_hf(TINY) | change, "config.json")
+        hf_config.config_from_hf(hf_config.config_to_hf(TINY) | change, "config.json")
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "not a table"), ("{}", "'n_layer'")])
 def test_a_damaged_config_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        native.read_config(tmp_path)
+        hf_config.read_config(tmp_path)
 
 
 def test_configs_that_transformers_writes_are_read() -> None:
     values = transformers.GPT2Config(n_layer=3, activation_function="gelu", resid_pdrop=0.2).to_dict()
-    config = native.config_from_hf(values, "config.json")
+    config = hf_config.config_from_hf(values, "config.json")
     assert config == GPTConfig(n_layer=3, activation="gelu_erf", dropout=0.2)
 
 
@@ -329,9 +329,9 @@ CONFIGS = st.builds(
 
 @given(CONFIGS)
 def test_every_config_survives_the_way_through_config_json(config: GPTConfig) -> None:
-    values = json.loads(json.dumps(native.config_to_hf(config, 0)))
-    again = native.config_from_hf(values, "config.json")
-    if native.hf_can_express(config):  # there the pattern can only be dense throughout
+    values = json.loads(json.dumps(hf_config.config_to_hf(config, 0)))
+    again = hf_config.config_from_hf(values, "config.json")
+    if hf_config.hf_can_express(config):  # there the pattern can only be dense throughout
         assert again.attention_pattern == ("dense",)
         config = GPTConfig(**{**config.__dict__, "attention_pattern": ("dense",)})
     assert again == config
@@ -346,7 +346,7 @@ def test_a_folder_holds_card_and_tokenizer_and_nothing_half_written(tmp_path: Pa
     names = {path.name for path in tmp_path.iterdir()}
     assert {"config.json", "generation_config.json", "README.md", "vocab.json", "merges.txt", "tokenizer.json"} <= names
     assert not any(name.endswith(".tmp") for name in names)
-    assert native.read_config(tmp_path) == module.config
+    assert hf_config.read_config(tmp_path) == module.config
 
 
 def test_config_json_names_end_of_text_and_the_true_vocabulary(tmp_path: Path) -> None:

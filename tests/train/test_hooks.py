@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gpt2.checkpoint.find import find_folder
-from gpt2.checkpoint.native import load_module, read_config
+from gpt2.checkpoint.hf_config import read_config
+from gpt2.checkpoint.native import load_module
 from gpt2.checkpoint.train_state import steps
 from gpt2.errors import UserError
 from gpt2.train.config import TrainConfig
