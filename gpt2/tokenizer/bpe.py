@@ -9,19 +9,22 @@ import codecs
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from gpt2.errors import UserError, did_you_mean
+from gpt2.tokenizer.marks import MARK, PLAIN_PATTERN, WHITE_SPACE, mark_cuts
 from gpt2.tokenizer.vocabulary import EOT, Vocabulary
+
+if TYPE_CHECKING:
+    import tiktoken
 
 # GPT-2's pattern (openai/gpt-2 encoder.py) as tiktoken writes it: possessive where nothing is lost by it, and a run
 # of white space at the end of the text matched without looking ahead.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
-# Unicode White_Space, the regex engine's \s. Python's own \s and strip() also take U+001C to U+001F.
-WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+MARKED_FROM = 256  # characters; in shorter texts marks cost more than they save
 LONG_RUN = 4096  # characters; the engine's stack overflows near a million
 _NOT_SPACE = re.compile(f"[^{WHITE_SPACE}]")
 _NOT_UTF8 = re.compile("([\udc80-\udcff]+)")  # where decode(errors="surrogateescape") parks such bytes
@@ -157,17 +160,28 @@ class BytePairCodec:
     """Byte-level BPE by tiktoken, whose ranks are priority and id in one; other ids are mapped afterwards."""
 
     def __init__(self, vocabulary: Vocabulary):
-        import tiktoken
-
         ids = list(vocabulary.tokens.values())
         in_order = vocabulary.in_merge_order
         ranks = vocabulary.tokens if in_order else {data: n for n, data in enumerate(vocabulary.tokens)}
         self._id_of_rank = None if in_order else np.array(ids, dtype=np.uint32)
         self._id_of_byte = [vocabulary.tokens[bytes([byte])] for byte in range(256)]
+        self._rank = ranks
+        self._no_rank = max(ranks.values()) + 1
         # Tokenizer.encode splits at special tokens; tiktoken's own is never allowed. It is given one because of none
         # it makes an empty pattern, which matches at every character and halves the speed of encode_to_numpy.
-        special = {EOT: max(ranks.values()) + 1}
-        self._tiktoken = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
+        self._tiktoken = self._encoding(PATTERN, EOT)
+
+    def _encoding(self, pattern: str, special: str) -> tiktoken.Encoding:
+        import tiktoken
+
+        return tiktoken.Encoding(
+            "gpt2", pat_str=pattern, mergeable_ranks=self._rank, special_tokens={special: self._no_rank}
+        )
+
+    @cached_property
+    def _plain(self) -> tiktoken.Encoding:
+        """For marked texts; made for the first long one, as generating text needs none."""
+        return self._encoding(PLAIN_PATTERN, MARK)
 
     def encode(self, text: str) -> list[int]:
         if self._id_of_rank is not None:
@@ -179,11 +193,17 @@ class BytePairCodec:
 
     def encode_array(self, text: str) -> np.ndarray:
         try:
-            parts = [self._tiktoken.encode_to_numpy(part, disallowed_special=()) for part in split_long_runs(text)]
+            ranks = self._ranks(text)
         except UnicodeEncodeError:  # lone surrogates become U+FFFD and pairs a character, as in encode_ordinary
             return self.encode_array(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-        ranks = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return ranks if self._id_of_rank is None else self._id_of_rank[ranks]
+
+    def _ranks(self, text: str) -> np.ndarray:
+        if len(text) >= MARKED_FROM and MARK not in text:
+            marked = self._plain.encode_to_numpy(mark_cuts(text), allowed_special={MARK}, disallowed_special=())
+            return marked[marked != self._no_rank]
+        parts = [self._tiktoken.encode_to_numpy(part, disallowed_special=()) for part in split_long_runs(text)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         ids: list[int] = []
