@@ -19,7 +19,8 @@ from itertools import groupby
 import numpy as np
 
 from gpt2.errors import UserError
-from gpt2.tokenizer.bpe import WHITE_SPACE, Tokenizer
+from gpt2.tokenizer.bpe import Tokenizer
+from gpt2.tokenizer.marks import WHITE_SPACE
 from gpt2.tokenizer.merges import Pair
 from gpt2.tokenizer.vocabulary import BYTE_TO_CHAR, EOT, Vocabulary
 
