@@ -14,7 +14,7 @@ from gpt2.train.config import TrainConfig
 from gpt2.train.live import clock
 from gpt2.train.metrics import read_metrics
 
-SMOOTH = 0.95  # exponential moving average of the training loss, drawn over the raw one
+SPAN = 1 / 30  # of the run: what the moving average of the training loss looks back on
 
 
 def write_report(run: Path, config: TrainConfig) -> Path | None:
@@ -49,7 +49,7 @@ def draw_losses(lines: list[dict[str, Any]]) -> bytes:
     low = min(losses + [line["val/loss"] for line in val])
     axes.set_ylim(low - 0.1, max(smooth(losses)[:: max(1, len(losses) // 50)]) + 0.1)
     axes.set(xlabel="tokens trained on", ylabel="loss (nats per token)")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value:g}")
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.grid(alpha=0.3)
     axes.legend()
     buffer = io.BytesIO()
@@ -57,12 +57,21 @@ def draw_losses(lines: list[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
+def short(value: float) -> str:
+    """`2.5M`, `250k`, `0`."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
+
+
 def smooth(values: list[float]) -> list[float]:
     """Exponential moving average without the start's bias."""
     out: list[float] = []
     total, weight = 0.0, 0.0
+    keep = max(0.0, 1 - 1 / max(1.0, SPAN * len(values)))
     for value in values:
-        total, weight = SMOOTH * total + (1 - SMOOTH) * value, SMOOTH * weight + (1 - SMOOTH)
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
         out.append(total / weight)
     return out
 
