@@ -60,7 +60,7 @@ def command(out: str, seconds: float) -> None:
         raise click.exceptions.Exit(130)
     say("3/3  the model writes")
     write_samples(folder / "run")
-    report(folder, finished)
+    report(folder)
 
 
 def train(folder: Path, seconds: float) -> Finished:
@@ -88,22 +88,25 @@ def write_samples(run: Path) -> None:
         click.echo(f"--- {prompt!r}\n{prompt}{result.text}\n")
 
 
-def report(folder: Path, finished: Finished) -> None:
+def report(folder: Path) -> None:
     """What was reached, beside a compressor that knows nothing of language models, and what to type next."""
     from gpt2.runtime import say
+    from gpt2.train.metrics import read_metrics
 
-    run, found = folder / "run", finished.validation
-    if found is not None and found.bits_per_byte is not None:
-        say(
-            f"held-out text: {found.bits_per_byte:.3f} bits per byte ({found.targets:,} tokens), after "
-            f"{finished.state.elapsed:.0f} s of training; xz -9e on the same bytes: {xz_bits_per_byte(folder):.3f}"
-        )
+    run = folder / "run"
+    lines = read_metrics(run)
+    found = [line for line in lines if "val/bits_per_byte" in line][-1]
+    seconds = [line for line in lines if "elapsed" in line][-1]["elapsed"]
+    say(
+        f"held-out text: {found['val/bits_per_byte']:.3f} bits per byte ({found['val_targets']:,} tokens) after "
+        f"{seconds:.0f} s of training; xz -9e on the same bytes: {xz_bits_per_byte(folder):.3f}"
+    )
     say(f"report:  {run / 'report.html'}")
     say("next:")
-    say(f'  gpt2 generate --model {run} "def "                     let it write')
-    say(f"  gpt2 prepare your.txt --out {folder}/mine               your own text (file or folder)")
-    say(f"  gpt2 train --data {folder}/mine --out {folder}/my-run   your own model")
-    say('  gpt2 generate --model openai-community/gpt2 "Hello"     OpenAI\'s GPT-2 (needs the network once)')
+    say(f'  gpt2 generate --model {run} "def "                      let it write')
+    say(f"  gpt2 prepare your.txt --out {folder}/mine                your own text (file or folder)")
+    say(f"  gpt2 train --data {folder}/mine --out {folder}/my-run    your own model")
+    say('  gpt2 generate --model openai-community/gpt2 "Hello"      OpenAI\'s GPT-2 (needs the network once)')
 
 
 def xz_bits_per_byte(folder: Path) -> float:

@@ -21,7 +21,7 @@ from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.checkpoint.train_state import clean, load_step, newest_good_step, read_run_config
 from gpt2.data.loader import Loader
-from gpt2.data.shards import Split, open_split
+from gpt2.data.shards import Split, nanogpt_symbols, open_split
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
@@ -113,14 +113,25 @@ def resume(out: str | Path, sampler: Sampler | None = None, quiet: bool = False)
 
 def open_corpus(data: Path) -> Corpus:
     """The folder that `gpt2 prepare` made (or nanoGPT's), with its tokenizer if it has one."""
-    train, val = open_split(data, "train"), open_split(data, "val")
-    folder = data / "tokenizer"
-    return Corpus(train, val, load_tokenizer(folder) if folder.is_dir() else None)
+    return Corpus(open_split(data, "train"), open_split(data, "val"), find_tokenizer(data))
+
+
+def find_tokenizer(data: Path) -> Tokenizer | None:
+    """Ours beside the shards, or nanoGPT's characters; else the model folders will have none, and no samples come."""
+    if (data / "tokenizer").is_dir():
+        return load_tokenizer(data / "tokenizer")
+    symbols = nanogpt_symbols(data)
+    if symbols:
+        return Tokenizer.from_characters(symbols)
+    say(f"{data}: no tokenizer beside the tokens; put one into {data / 'tokenizer'} to get samples and a whole model")
+    return None
 
 
 def resolve(config: TrainConfig, corpus: Corpus) -> TrainConfig:
     """Decide everything that depends on this machine and these tokens, once."""
     runtime = Runtime.detect(config.device, config.dtype)
+    if runtime.world_size > 1:
+        raise UserError(f"{runtime.world_size} processes were started; training runs in one process so far: start one")
     model = resolve_model(config, corpus)
     config = replace(config, device=runtime.device, dtype=runtime.dtype, model=model)
     config.check_rows()
