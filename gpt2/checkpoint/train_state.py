@@ -6,6 +6,7 @@ then renamed. A reader takes the newest step whose manifest holds, and says whic
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from gpt2.runtime import say
 
 STATE = "train_state"
 MANIFEST = "manifest.json"
+NO_ROOM = 2**20  # bytes: with less than this free, a write that failed failed for want of room
 
 
 def save_step(
@@ -46,8 +48,11 @@ def save_step(
         for path in walk(temporary):
             atomic.sync(path)
         replace_folder(temporary, folder)
-    except BaseException:
+    except BaseException as error:
+        full = shutil.disk_usage(run).free < NO_ROOM
         shutil.rmtree(temporary, ignore_errors=True)
+        if full and isinstance(error, (OSError, RuntimeError)):  # torch.save hides a full disk in a RuntimeError
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error
         raise
     point(run / "last", folder)
     atomic.sync(run)

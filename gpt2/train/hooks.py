@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from gpt2.checkpoint.find import follow, point
 from gpt2.checkpoint.native import write_folder
 from gpt2.checkpoint.train_state import newest_good_step, prune, save_step, steps
 from gpt2.data.shards import Split
-from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.train.config import TrainConfig
@@ -132,18 +130,15 @@ class Save:
             self.save(run)
 
     def save(self, run: Run) -> Path:
-        """Write the step; a full disk leaves the last good checkpoint and says where it is."""
+        """Write the step, point `last` (and `best`) at it, delete what is not to be kept."""
         state = run.state
         latest = self.evaluate.latest if self.evaluate.latest_step == state.step else None
         if latest is not None and latest.start_loss < state.best_val_loss:
             state.best_val_loss, state.best_step = latest.start_loss, state.step
-        try:
-            step = save_step(self.folder, state.step, lambda f: self.write_model(f, run), numbers(run), objects(run))
-            if state.best_step == state.step:
-                point(self.folder / "best", step)
-            prune(self.folder, self.config.keep_last, {path for path in [follow(self.folder / "best")] if path})
-        except OSError as error:
-            raise UserError(self.explain(error, state.step)) from error
+        step = save_step(self.folder, state.step, lambda f: self.write_model(f, run), numbers(run), objects(run))
+        if state.best_step == state.step:
+            point(self.folder / "best", step)
+        prune(self.folder, self.config.keep_last, {path for path in [follow(self.folder / "best")] if path})
         return step
 
     def write_model(self, folder: Path, run: Run) -> None:
@@ -153,11 +148,6 @@ class Save:
         if self.evaluate.latest is not None:
             notes["Validation loss"] = f"{self.evaluate.latest.loss:.4f} nats per token"
         write_folder(folder, master.config, state, self.tokenizer, notes)
-
-    def explain(self, error: OSError, step: int) -> str:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        what = "the disk is full" if full else str(error)
-        return f"saving step {step} failed: {what}; {last_good(self.folder)}"
 
 
 def last_good(run: Path) -> str:

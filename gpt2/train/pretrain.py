@@ -6,6 +6,7 @@ train_state/), and `best` and `last`, which name one of these.
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -232,6 +233,8 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
             fit(run, [*hooks, save])
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{error}; training stopped; {last_good(out)}") from error
+        except OSError as error:
+            raise UserError(f"step {run.state.step}: {disk_error(error)}; {last_good(out)}") from error
         finally:
             metrics.close()
     finished = Finished(out, run.state, evaluate.latest, request.signal)
@@ -239,6 +242,12 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
     if run.state.step < run.max_steps:
         say(f"stopped after step {run.state.step} of {run.max_steps}; go on with: gpt2 train --resume {out}")
     return finished
+
+
+def disk_error(error: OSError) -> str:
+    """What a failed write means to the user."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    return f"the disk is full ({error.filename or 'while writing'})" if full else f"a write failed: {error}"
 
 
 def describe(config: TrainConfig, run: Run, corpus: Corpus, quiet: bool) -> None:
