@@ -98,7 +98,7 @@ def test_a_whole_model_learns_the_same_with_and_without_kernels(monkeypatch: pyt
         model.zero_grad()
         total, _ = model(ids[:, :-1], ids[:, 1:])
         total.backward()
-        return float(total), {name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None}
+        return total.item(), {name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None}
 
     assert ops.have_kernels()
     loss, found = loss_and_gradients()
