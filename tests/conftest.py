@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MPLBACKEND": "Agg"}
 os.environ.update(OFFLINE)  # before anything imports huggingface_hub, which reads it once
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: models this small only lose by a second thread
 os.environ["HF_HUB_CACHE"] = tempfile.mkdtemp(prefix="gpt2-tests-")  # empty, whatever the user has fetched
 atexit.register(shutil.rmtree, os.environ["HF_HUB_CACHE"], ignore_errors=True)
 for name in ("GPT2_DEBUG", "GPT2_MODEL", "GPT2_SHORT", "GPT2_TOKENIZER"):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from gpt2.data.shards import Meta, SplitMeta
 from gpt2.train.config import TrainConfig, compose
@@ -34,15 +33,6 @@ def write_tokens(folder: Path, train: int = 6000, val: int = 900) -> Path:
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("tokens"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small only lose by a second thread, and badly where another process wants the core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 16}
