@@ -19,14 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gpt2.data.encode import Side, encode_parts
 from gpt2.data.options import Errors, Options, SplitRule
 from gpt2.data.parallel import Workers
 from gpt2.data.readers import Corpus
 from gpt2.data.resume import Work, refuse_strangers
-from gpt2.data.scan import Scan, scan_corpus
+from gpt2.data.scan import Scan, read_draws, scan_corpus
 from gpt2.data.shards import META_VERSION, Format, Meta, SplitMeta, dtype_for, map_ids, read_meta
 from gpt2.data.sources import expand, has_columns, spool_stdin
 from gpt2.data.splitting import Part, by_document, by_position, threshold
@@ -169,8 +167,8 @@ class Job:
             if one:
                 raise UserError(f"--split document: {self.source} is a single document; use --split position")
             below = threshold(fraction, scan.lowest, scan.highest)
-            draws = np.memmap(self.work.folder / "draws.bin", np.uint64, "r")
-            return lambda: by_document(self.corpus.pieces(), draws, below), rule, fraction
+            draws = self.work.folder / "draws.bin"
+            return lambda: by_document(self.corpus.pieces(), read_draws(draws), below), rule, fraction
         boundary = int(scan.chars * (1 - fraction))  # nanoGPT's rounding: data[:int(n * 0.9)]
         if not 0 < boundary < scan.chars:
             raise UserError(
@@ -218,7 +216,7 @@ def _fingerprint(corpus: Corpus, options: Options) -> str:
     """Changes with whatever changes the output: arguments, sources, and a tokenizer's files."""
     facts: list[Any] = [META_VERSION, asdict(options), [item.stamp for item in corpus.items]]
     path = Path(options.tokenizer)
-    if path.exists():
+    if options.tokenizer not in ("auto", "gpt2", "char", "byte") and path.exists():
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         facts.append([(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

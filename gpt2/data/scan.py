@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from gpt2.atomic import sync
 from gpt2.data.parallel import Workers, batches
@@ -47,6 +50,13 @@ def scan_corpus(corpus: Corpus, workers: Workers, seed: int, draws: Path) -> Sca
             update(corpus.read)
     sync(draws)
     return total
+
+
+def read_draws(path: Path) -> Iterator[int]:
+    """The draws that `scan_corpus` wrote, in order."""
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 16), b""):
+            yield from np.frombuffer(block, np.uint64).tolist()
 
 
 def _count(batch: list[Piece], seed: int) -> _Counted:

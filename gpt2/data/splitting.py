@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -159,16 +159,16 @@ class Part(NamedTuple):
     ends: bool
 
 
-def by_document(pieces: Iterable[Piece], draws: npt.NDArray[np.uint64], below: int) -> Iterator[Part]:
+def by_document(pieces: Iterable[Piece], draws: Iterable[int], below: int) -> Iterator[Part]:
     """Send each document to the side that its draw says."""
-    values: Iterator[Any] = iter(draws)
+    values = iter(draws)
     split: SplitName = "train"
     for text, starts, ends in pieces:
         if starts:
             draw = next(values, None)
             if draw is None:
                 raise UserError("the sources changed while they were read; run the same command again")
-            split = "val" if int(draw) < below else "train"
+            split = "val" if draw < below else "train"
         yield Part(text, split, ends)
 
 
