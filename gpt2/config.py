@@ -114,6 +114,18 @@ def parse_flags(cls: type[Any], arguments: Sequence[str]) -> Tree:
     return tree
 
 
+def nest(cls: type[Any], flat: Mapping[str, Any]) -> Tree:
+    """Keyword arguments as nested mappings: `n_layer=4` goes into its table, `model={...}` stays what it is."""
+    tree: Tree = {}
+    paths = {path.rpartition(".")[2]: path for path in leaves(cls)}
+    for key, value in flat.items():
+        if isinstance(value, Mapping):
+            tree[key] = tree.get(key, {}) | dict(value)
+        else:
+            _put(tree, paths.get(key, key), value)
+    return tree
+
+
 def convert(value: Any, hint: Any, name: str, origin: str) -> Any:
     """Check a TOML value, or read a command-line string, as the annotated type."""
     members = _members(hint)

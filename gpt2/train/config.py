@@ -113,10 +113,10 @@ class TrainConfig:
 
 
 def compose(path: str | Path | None = None, flags: Sequence[str] = (), **changes: Any) -> TrainConfig:
-    """Defaults <- preset <- TOML file <- command-line flags <- keyword arguments (nested mappings allowed)."""
+    """Defaults <- preset <- TOML file <- command-line flags <- keyword arguments (`n_layer=4` or `model={...}`)."""
     file_tree = settings.load_toml(path) if path else {}
     flag_tree = settings.parse_flags(TrainConfig, flags)
-    layers: list[Mapping[str, Any]] = [file_tree, flag_tree, changes]
+    layers: list[Mapping[str, Any]] = [file_tree, flag_tree, settings.nest(TrainConfig, changes)]
     if any("init" in layer for layer in layers):
         check_init(layers)
     name = next((layer["preset"] for layer in reversed(layers) if "preset" in layer), TrainConfig.preset)

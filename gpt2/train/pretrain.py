@@ -80,8 +80,17 @@ class Corpus:
     tokenizer: Tokenizer | None
 
 
-def pretrain(config: TrainConfig, sampler: Sampler | None = None, quiet: bool = False) -> Finished:
-    """Start a run. `sampler` writes a text with the model now and then; errors the user can mend are UserErrors."""
+def pretrain(
+    config: TrainConfig | None = None, sampler: Sampler | None = None, quiet: bool = False, **changes: Any
+) -> Finished:
+    """Start a run, from a config or from settings by name: `pretrain(data="data", out="runs/my", max_steps=100)`.
+
+    `sampler` writes a text with the model now and then. Errors that the user can mend are UserErrors.
+    """
+    if config is None:
+        config = compose(**changes)
+    elif changes:
+        raise UserError(f"{sorted(changes)[0]}: give a whole config or settings by name, not both")
     out = Path(config.out)
     if not config.out or not config.data:
         raise UserError("name the tokens with --data DIR and the run's folder with --out RUN")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.checkpoint.train_state import steps
 from gpt2.errors import UserError
-from gpt2.train.config import TrainConfig
+from gpt2.train.config import TrainConfig, compose
 from gpt2.train.hooks import Stretch
 from gpt2.train.loop import Run, StepResult
 from gpt2.train.pretrain import Finished, pretrain
@@ -84,3 +85,14 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(
 def test_samples_are_written_by_the_callers_function(tiny: Callable[..., TrainConfig], tmp_path: object) -> None:
     finished = pretrain(tiny(), sampler=lambda model, tokenizer: "unused", quiet=True)  # no tokenizer, no sample
     assert "sample" not in (finished.folder / "metrics.jsonl").read_text()
+
+
+def test_settings_by_name_make_the_same_run_as_a_config(tiny: Callable[..., TrainConfig], tokens: Path) -> None:
+    config = tiny(max_steps=2)
+    names = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 16, "dtype": "float32", "device": "cpu"}
+    settings = {"data": str(tokens), "out": config.out, "max_steps": 2, "batch_tokens": 128}
+    assert compose(**settings, **names) == config
+    with pytest.raises(UserError, match="unknown key 'n_layers'"):
+        compose(n_layers=3)
+    with pytest.raises(UserError, match="not both"):
+        pretrain(config, max_steps=3)
