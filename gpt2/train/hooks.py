@@ -83,12 +83,14 @@ class Evaluate:
 
     def __call__(self, run: Run, result: StepResult) -> None:
         if run.state.step == run.max_steps:
-            self.measure(run, max(self.tokens, round(LAST_EVAL_SHARE * run.state.tokens)), run.weights.master)
+            most_tokens = max(self.tokens, round(LAST_EVAL_SHARE * run.state.tokens))
+            self.measure(run, most_tokens, run.weights.master, run.weights.master.config.context_length)
         elif run.state.step % self.every == 0:
-            self.measure(run, self.tokens, run.weights.worker)
+            self.measure(run, self.tokens, run.weights.worker, result.length)
 
-    def measure(self, run: Run, most_tokens: int, model: GPT) -> Validation:
-        found = validate(model, self.split, run.device, most_tokens, mark=self.tokens)
+    def measure(self, run: Run, most_tokens: int, model: GPT, length: int) -> Validation:
+        """Score in windows as long as the rows that the model has seen so far: later positions are untrained."""
+        found = validate(model, self.split, run.device, most_tokens, mark=self.tokens, length=length)
         self.latest, self.latest_step = found, run.state.step
         self.metrics.write(run.state.step, tokens=run.state.tokens, **found.as_metrics(), val_targets=found.targets)
         per_byte = f"  {found.bits_per_byte:.3f} bits per byte" if found.bits_per_byte else ""

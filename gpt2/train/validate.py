@@ -51,13 +51,15 @@ def validate(
     device: str,
     most_tokens: int | None = None,
     mark: int | None = None,
+    length: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
     """Score the split from its start, at most about `most_tokens`; progress gets (targets done, all).
 
-    `mark` fixes the part whose loss is compared between evaluations of different extent.
+    `mark` fixes the part whose loss is compared between evaluations of different extent; `length` is that of the
+    windows, the model's context if it is None.
     """
-    length = model.config.context_length
+    length = length or model.config.context_length
     was_training = model.training
     model.eval()
     total, targets = 0.0, 0
