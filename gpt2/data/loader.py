@@ -10,8 +10,7 @@ import numpy.typing as npt
 from gpt2.data.permutation import Permutation
 from gpt2.data.shards import Split
 from gpt2.errors import UserError
-
-IGNORE_INDEX = -100  # a target that does not count
+from gpt2.model.config import IGNORE_INDEX
 
 Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
