@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def command(out: str, seconds: float) -> None:
     finished = train(folder, seconds)
     if finished.stopped_by is not None:
         say(f"go on with: gpt2 demo --out {out}")
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(130 if finished.stopped_by == signal.SIGINT else 0)
     say("3/3  the model writes")
     write_samples(folder / "run")
     report(folder)
@@ -66,11 +67,13 @@ def command(out: str, seconds: float) -> None:
 def train(folder: Path, seconds: float) -> Finished:
     """Start the run, or go on with one that was interrupted."""
     from gpt2.cli.train import short_settings, write_sample
+    from gpt2.runtime import say
     from gpt2.train import pretrain
     from gpt2.train.config import compose
 
     run = folder / "run"
     if (run / "config.toml").exists():
+        say(f"{run}: goes on as it was begun; for a new one: gpt2 demo --out ANOTHER")
         return pretrain.resume(run, sampler=write_sample)
     settings = RECIPE | {"max_seconds": seconds} | short_settings()
     return pretrain.pretrain(compose(data=str(folder / "data"), out=str(run), **settings), sampler=write_sample)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,10 +35,10 @@ class TrainCommand(click.Command):
     "train",
     cls=TrainCommand,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True},
-    options_metavar="[--KEY VALUE ...]",
+    options_metavar="",
 )
 @click.option("--resume", metavar="RUN", help="Go on with an interrupted run, bit for bit.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml]")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[CONFIG.toml] [--KEY VALUE ...]")
 def command(resume: str | None, words: tuple[str, ...]) -> None:
     """Train a model on prepared shards.
 
@@ -95,4 +96,4 @@ def finish(finished: Finished) -> None:
     if finished.stopped_by is None:
         say(f"model:  {finished.folder / 'best'}")
         say(f"report: {finished.folder / 'report.html'}")
-        say(f'next:   gpt2 generate --model {finished.folder} "..."')
+        say(f'next:   gpt2 generate --model {quote(str(finished.folder))} "..."')

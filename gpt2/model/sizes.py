@@ -86,7 +86,8 @@ def activation_bytes(
 ) -> int:
     """What forward keeps for backward: per token and layer 6 C + 4 A + 2 inner numbers, and the head's logits.
 
-    Attention's probabilities are not among them: SDPA recomputes them.
+    Attention's probabilities are not among them: SDPA recomputes them. (The processor's fused attention keeps them, for
+    rows of at most 512 tokens.)
     """
     tokens = micro_batch_size * (length or config.context_length)
     per_layer = 6 * config.n_embd + 4 * config.attention_width + 2 * config.n_inner

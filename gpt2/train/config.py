@@ -117,7 +117,8 @@ def compose(path: str | Path | None = None, flags: Sequence[str] = (), **changes
     file_tree = settings.load_toml(path) if path else {}
     flag_tree = settings.parse_flags(TrainConfig, flags)
     layers: list[Mapping[str, Any]] = [file_tree, flag_tree, settings.nest(TrainConfig, changes)]
-    if any("init" in layer for layer in layers):
+    init = next((layer["init"] for layer in reversed(layers) if "init" in layer), None)
+    if init is not None:
         check_init(layers)
     name = next((layer["preset"] for layer in reversed(layers) if "preset" in layer), TrainConfig.preset)
     model = preset_tree(name) | {"vocab_size": FROM_DATA}
@@ -126,8 +127,8 @@ def compose(path: str | Path | None = None, flags: Sequence[str] = (), **changes
 
 def check_init(layers: Sequence[Mapping[str, Any]]) -> None:
     """A model that goes on keeps its shape: only dropout may be set beside `init` (a resolved config says all)."""
-    if any("head_dim" in layer.get("model", {}) for layer in layers):
-        return
+    if "head_dim" in layers[0].get("model", {}):  # the file is a run's resolved config
+        layers = layers[1:]
     given = {key for layer in layers for key in layer.get("model", {})} - {"dropout"}
     given |= {"preset"} & {key for layer in layers for key in layer}
     if given:

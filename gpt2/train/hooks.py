@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Stretch:
 
     def __call__(self, run: Run, result: StepResult) -> None:
         before, now = result.length, self.config.length_at(run.state.step)
-        if now <= before:
+        if now <= before or self.config.init is not None:  # a model that goes on has learned them already
             return
         positions = run.weights.master.wpe.weight
         averages = [value for value in run.optimizer.adamw.state[positions].values() if value.shape == positions.shape]
@@ -61,7 +62,7 @@ class Log:
             run.state.step,
             tokens=run.state.tokens,
             **{"train/loss": result.loss},
-            grad_norm=result.grad_norm,
+            grad_norm=None if result.skipped else result.grad_norm,  # infinite then, which JSON cannot say
             learning_rate=result.learning_rate,
             tokens_per_second=round(self.live.tokens_per_second, 1),
             mfu=round(self.live.mfu, 4),
@@ -157,7 +158,7 @@ def last_good(run: Path) -> str:
     good = newest_good_step(run) if any(steps(run)) else None
     if good is None:
         return "there is no checkpoint before it"
-    return f"the last good checkpoint is {good}; go on with: gpt2 train --resume {run}"
+    return f"the last good checkpoint is {good}; go on with: gpt2 train --resume {quote(str(run))}"
 
 
 def numbers(run: Run) -> dict[str, Any]:

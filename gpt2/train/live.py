@@ -23,7 +23,8 @@ class Live:
     def __init__(self, run: Run, peak_flops: float, quiet: bool = False) -> None:
         self.run, self.peak = run, peak_flops
         self.recent: deque[tuple[int, float, float]] = deque(maxlen=20)  # (tokens, seconds, FLOPs) of the last steps
-        self.quiet, self.loss, self.last_line = quiet, 0.0, 0.0
+        self.quiet, self.last_line = quiet, 0.0
+        self.loss: float | None = None  # smoothed; of this session
         self.progress: Progress | None = None
         self.task: TaskID | None = None
 
@@ -50,7 +51,7 @@ class Live:
     def __call__(self, run: Run, result: StepResult) -> None:
         flops = result.tokens * training_flops_per_token(run.weights.master.config, result.length)
         self.recent.append((result.tokens, result.seconds, flops))
-        self.loss = result.loss if run.state.step == 1 else 0.9 * self.loss + 0.1 * result.loss
+        self.loss = result.loss if self.loss is None else 0.9 * self.loss + 0.1 * result.loss
         if self.progress and self.task is not None:
             self.progress.update(self.task, completed=run.state.step, text=self.text())
         elif not self.quiet and (time.monotonic() - self.last_line > PLAIN_EVERY or run.state.step == run.max_steps):
@@ -78,7 +79,7 @@ class Live:
         return per_step * (self.run.max_steps - self.run.state.step)
 
     def text(self) -> str:
-        return f"loss {self.loss:.3f}  {self.tokens_per_second:,.0f} tokens/s  {self.mfu:.0%} of peak"
+        return f"loss {self.loss or 0.0:.3f}  {self.tokens_per_second:,.0f} tokens/s  {self.mfu:.0%} of peak"
 
     def say(self, message: str) -> None:
         """A line above the moving one."""

@@ -116,9 +116,11 @@ def take_step(run: Run) -> StepResult:
     weights.unscale()
     norm = float(clip_gradients(weights.parameters, run.grad_clip))
     factor, mean = run.rate(run.state.step), float(total) / count
+    lowest_scale = weights.loss_scale == 1.0  # where a float16 overflow has no excuse left
     taken = weights.accept(norm)
-    if taken:
+    if taken or lowest_scale:
         check_finite(mean, norm, run.state.step + 1)
+    if taken:
         run.optimizer.step(factor, run.state.step / run.max_steps)
         weights.publish()
     learning_rate = run.optimizer.config.learning_rate * factor

@@ -34,13 +34,15 @@ def decide_steps(config: TrainConfig, tokens_per_epoch: int, measure: Callable[[
     if config.max_steps is not None:
         return config.max_steps
     if config.max_seconds is None:
-        return max(1, round(config.epochs * tokens_per_epoch / config.batch_tokens))
+        return max(1, round(config.epochs * tokens_per_epoch / (config.batch_rows * config.model.context_length)))
     begin = time.perf_counter()
     seconds = measure()
     left = config.max_seconds * SAFETY - (time.perf_counter() - begin)
-    evaluations = 9  # by the default of a tenth of the run; the last one, over all of the split, comes after the clock
-    evaluating = evaluations * config.eval_tokens / config.batch_tokens * seconds / 3
-    return max(1, int((left - evaluating) / seconds))
+    evaluation = config.eval_tokens / config.batch_tokens * seconds / 3  # forward only
+    if config.eval_every:
+        return max(1, int(left / (seconds + evaluation / config.eval_every)))
+    # By default a tenth of the run apart; the last one, over all of the split, comes after the clock.
+    return max(1, int((left - 9 * evaluation) / seconds))
 
 
 def decide_rhythm(config: TrainConfig, max_steps: int) -> TrainConfig:

@@ -6,21 +6,23 @@ train_state/), and `best` and `last`, which name one of these.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
 
 from gpt2 import atomic, hardware
 from gpt2 import config as settings
-from gpt2.checkpoint.find import find_folder
+from gpt2.checkpoint.find import find_folder, point
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
-from gpt2.checkpoint.train_state import clean, load_step, newest_good_step, read_run_config
+from gpt2.checkpoint.train_state import clean, load_step, newest_good_step, read_run_config, step_name
 from gpt2.data.loader import Loader
 from gpt2.data.shards import Split, nanogpt_symbols, open_split
 from gpt2.errors import UserError
@@ -64,6 +66,12 @@ class LoaderBatches:
 
     def next(self, step: int) -> Batch:
         inputs, targets = self.loader.next_batch(self.config.batch_rows)
+        largest = max(inputs.max(), targets.max())
+        if largest >= self.config.model.vocab_size:
+            raise UserError(
+                f"{self.config.data}: holds token {largest}, but the vocabulary ends at "
+                f"{self.config.model.vocab_size - 1}; the tokens were made with another tokenizer"
+            )
         length = self.config.length_at(step)
         return Batch(torch.from_numpy(inputs).view(-1, length), torch.from_numpy(targets).view(-1, length))
 
@@ -91,57 +99,66 @@ def pretrain(
         config = compose(**changes)
     elif changes:
         raise UserError(f"{sorted(changes)[0]}: give a whole config or settings by name, not both")
-    out = Path(config.out)
     if not config.out or not config.data:
         raise UserError("name the tokens with --data DIR and the run's folder with --out RUN")
+    out = Path(config.out).expanduser()
     if (out / "config.toml").exists():
         raise UserError(f"{out}: holds a run already; go on with it by --resume {out}, or choose another --out")
-    config = replace(config, data=str(Path(config.data).resolve()), init=config.init and str(find_folder(config.init)))
-    corpus = open_corpus(Path(config.data))
+    init = config.init and str(find_folder(config.init).resolve())
+    config = replace(config, data=str(Path(config.data).expanduser().resolve()), out=str(out), init=init)
+    corpus = open_corpus(config)
     config = resolve(config, corpus)
+    run = build_run(config, corpus)  # before anything is written: a start that fails leaves no run behind
     out.mkdir(parents=True, exist_ok=True)
-    header = f"# Resolved settings of this run. Resume with: gpt2 train --resume {out}\n"
+    header = f"# Resolved settings of this run. Resume with: gpt2 train --resume {quote(str(out))}\n"
     atomic.write_text(out / "config.toml", header + settings.dump_toml(settings.to_tree(config)))
-    return train_run(config, corpus, build_run(config, corpus), sampler, quiet)
+    return train_run(config, corpus, run, sampler, quiet)
 
 
 def resume(out: str | Path, sampler: Sampler | None = None, quiet: bool = False) -> Finished:
     """Go on with a run from its newest whole checkpoint, with the same bits as if it had never stopped."""
     out = Path(out)
     config = compose(read_run_config(out), out=str(out))
-    corpus = open_corpus(Path(config.data))
+    detect_runtime(config)
+    corpus = open_corpus(config)
+    if corpus.train.meta.vocab_size > config.model.vocab_size:
+        raise UserError(f"{config.data}: made with another vocabulary since {out} began; prepare it as it was")
     clean(out)
     step = newest_good_step(out)
     run = build_run(config if step is None else replace(config, init=None), corpus)
     if step is not None:
         restore(run, corpus, config, step)
+        if (best := out / step_name(run.state.best_step)).is_dir():
+            point(out / "best", best)  # a kill may have come between a step and its mark
         say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
     else:
         say(f"{out}: no checkpoint yet; starting from step 0")
     return train_run(config, corpus, run, sampler, quiet)
 
 
-def open_corpus(data: Path) -> Corpus:
+def open_corpus(config: TrainConfig) -> Corpus:
     """The folder that `gpt2 prepare` made (or nanoGPT's), with its tokenizer if it has one."""
-    return Corpus(open_split(data, "train"), open_split(data, "val"), find_tokenizer(data))
+    data = Path(config.data)
+    return Corpus(open_split(data, "train"), open_split(data, "val"), find_tokenizer(data, config.init))
 
 
-def find_tokenizer(data: Path) -> Tokenizer | None:
-    """Ours beside the shards, or nanoGPT's characters; else the model folders will have none, and no samples come."""
+def find_tokenizer(data: Path, init: str | None) -> Tokenizer | None:
+    """Ours beside the shards, nanoGPT's characters, or that of the model that goes on; without one no samples come."""
     if (data / "tokenizer").is_dir():
         return load_tokenizer(data / "tokenizer")
     symbols = nanogpt_symbols(data)
     if symbols:
         return Tokenizer.from_characters(symbols)
+    if init is not None:
+        with contextlib.suppress(UserError):
+            return load_tokenizer(Path(init))
     say(f"{data}: no tokenizer beside the tokens; put one into {data / 'tokenizer'} to get samples and a whole model")
     return None
 
 
 def resolve(config: TrainConfig, corpus: Corpus) -> TrainConfig:
     """Decide everything that depends on this machine and these tokens, once."""
-    runtime = Runtime.detect(config.device, config.dtype)
-    if runtime.world_size > 1:
-        raise UserError(f"{runtime.world_size} processes were started; training runs in one process so far: start one")
+    runtime = detect_runtime(config)
     model = resolve_model(config, corpus)
     config = replace(config, device=runtime.device, dtype=runtime.dtype, model=model)
     config.check_rows()
@@ -153,6 +170,14 @@ def resolve(config: TrainConfig, corpus: Corpus) -> TrainConfig:
         return plan.seconds_per_step(build_run(replace(config, max_steps=1000), corpus), config)
 
     return plan.decide_rhythm(config, plan.decide_steps(config, epoch, measure))
+
+
+def detect_runtime(config: TrainConfig) -> Runtime:
+    """Device and number format that are here, or a UserError; one process only, so far."""
+    runtime = Runtime.detect(config.device, config.dtype)
+    if runtime.world_size > 1:
+        raise UserError(f"{runtime.world_size} processes were started; training runs in one process so far: start one")
+    return runtime
 
 
 def resolve_model(config: TrainConfig, corpus: Corpus) -> GPTConfig:
@@ -167,9 +192,8 @@ def resolve_model(config: TrainConfig, corpus: Corpus) -> GPTConfig:
         return replace(config.model, vocab_size=vocabulary)
     folder = Path(config.init)
     model = read_config(folder)
-    ours = load_tokenizer(folder).hash
     theirs = corpus.train.meta.tokenizer_hash
-    if vocabulary > model.vocab_size or (theirs is not None and theirs != ours):
+    if vocabulary > model.vocab_size or (theirs is not None and theirs != load_tokenizer(folder).hash):
         raise UserError(
             f"{config.data} was made with another vocabulary ({vocabulary} tokens) than {config.init} reads "
             f"({model.vocab_size}); prepare the text again with --tokenizer {folder}"
@@ -246,11 +270,12 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
             raise UserError(f"step {run.state.step}: {disk_error(error)}; {last_good(out)}") from error
         finally:
             metrics.close()
-    finished = Finished(out, run.state, evaluate.latest, request.signal)
-    write_report(out, config)
     if run.state.step < run.max_steps:
-        say(f"stopped after step {run.state.step} of {run.max_steps}; go on with: gpt2 train --resume {out}")
-    return finished
+        say(
+            f"stopped after step {run.state.step} of {run.max_steps}; go on with: gpt2 train --resume {quote(str(out))}"
+        )
+    write_report(out, config)
+    return Finished(out, run.state, evaluate.latest, request.signal)
 
 
 def disk_error(error: OSError) -> str:

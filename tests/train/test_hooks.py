@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +97,33 @@ def test_settings_by_name_make_the_same_run_as_a_config(tiny: Callable[..., Trai
         compose(n_layers=3)
     with pytest.raises(UserError, match="not both"):
         pretrain(config, max_steps=3)
+
+
+def test_a_model_that_goes_on_keeps_the_positions_it_has_learned(
+    tiny: Callable[..., TrainConfig], tokens: Path, tmp_path: Path
+) -> None:
+    first = pretrain(tiny(max_steps=2), quiet=True).folder
+    second = str(tmp_path / "second")
+    still = {"learning_rate": 1e-12, "muon_lr": 1e-12}
+    pretrain(
+        data=str(tokens), out=second, init=str(first), short_length=4, max_steps=4, batch_tokens=64, quiet=True, **still
+    )
+    before, after = (load_module(find_folder(f), read_config(find_folder(f))).wpe.weight for f in (first, Path(second)))
+    assert torch.allclose(before, after, atol=1e-6)
+
+
+def test_a_start_that_fails_leaves_no_run_behind(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    config = tiny(max_steps=1)
+    (tmp_path / "broken").mkdir()
+    with pytest.raises(UserError):
+        pretrain(data=config.data, out=config.out, init=str(tmp_path / "broken"), max_steps=1)
+    assert not Path(config.out).exists()
+    assert pretrain(config, quiet=True).state.step == 1
+
+
+def test_a_token_past_the_vocabulary_is_named(tiny: Callable[..., TrainConfig], tokens: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tokens, tmp_path / "data"))
+    meta = json.loads((data / "meta.json").read_text())
+    (data / "meta.json").write_text(json.dumps(meta | {"vocab_size": 30}))
+    with pytest.raises(UserError, match=r"holds token \d+, but the vocabulary ends at 29"):
+        pretrain(tiny(data=str(data)), quiet=True)

@@ -104,6 +104,16 @@ def test_a_loss_that_is_no_number_stops_before_the_weights() -> None:
     assert torch.equal(before, run.weights.master.wte.weight)
 
 
+def test_a_float16_run_that_is_dead_stops_when_the_scale_has_no_room_left() -> None:
+    run = make_run(dtype=torch.float16)
+    run.weights.loss_scale = 2.0
+    with torch.no_grad():
+        run.weights.worker.ln_f.bias[0] = math.nan
+    assert take_step(run).skipped
+    with pytest.raises(NonFiniteLoss):
+        take_step(run)
+
+
 def test_a_run_that_blows_up_names_the_last_good_checkpoint(tiny: Callable[..., TrainConfig]) -> None:
     poison = {"optim": {"optimizer": "adamw", "learning_rate": 1e30}, "save_every": 1, "grad_clip": 0.0}
     with pytest.raises(UserError, match=r"step \d+: .* is (nan|inf); training stopped; the last good checkpoint"):
