@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,9 +51,8 @@ def validate(
     most_tokens: int | None = None,
     mark: int | None = None,
     length: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
-    """Score the split from its start, at most about `most_tokens`; progress gets (targets done, all).
+    """Score the split from its start, at most about `most_tokens`.
 
     `mark` fixes the part whose loss is compared between evaluations of different extent; `length` is that of the
     windows, the model's context if it is None.
@@ -71,8 +69,6 @@ def validate(
         targets += int(count)
         if start_loss is None and mark and targets >= mark:
             start_loss = total / targets
-        if progress:
-            progress(targets, goal)
         if targets >= goal:
             break
     model.train(was_training)

@@ -83,8 +83,11 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(
     assert train_state.newest_good_step(out) == out / "step_00000006"
 
 
-def test_samples_are_written_by_the_callers_function(tiny: Callable[..., TrainConfig], tmp_path: object) -> None:
-    finished = pretrain(tiny(), sampler=lambda model, tokenizer: "unused", quiet=True)  # no tokenizer, no sample
+def test_without_a_tokenizer_no_sample_is_asked_for(tiny: Callable[..., TrainConfig]) -> None:
+    def refuse(model: object, tokenizer: object) -> str:
+        raise AssertionError("asked for a sample")
+
+    finished = pretrain(tiny(), sampler=refuse, quiet=True)
     assert "sample" not in (finished.folder / "metrics.jsonl").read_text()
 
 
