@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gpt2.inference.generate import Overflow, Row, Text, encode_prompt, evaluating, write
+from gpt2.inference.generate import evaluating, write
 from gpt2.inference.reader import Reader
+from gpt2.inference.rows import Overflow, Row, Text, encode_prompt
 from gpt2.inference.sampling import SamplingParams
 from gpt2.model.gpt import GPT
 
