@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GREEDY_BELOW = 1e-6  # temperatures below this would divide logits into infinities: they mean the limit, greedy
+NOT_A_NUMBER = (
+    "the model's output is not a number: its weights are damaged, or the dtype too short; try --dtype float32"
+)
 
 # field -> (kind of number, what is allowed, the same in words)
 _LIMITS: dict[str, tuple[type[Any], Callable[[Any], bool], str]] = {
@@ -107,8 +110,7 @@ def choose(
     """One token for each row of logits (B, V), given its prompt, what it wrote so far and its random stream."""
     logprobs = logits.log_softmax(-1)
     if bool(logprobs[:, 0].isnan().any()):
-        raise UserError("the model's output is not a number: its weights are damaged, or the dtype too short; "
-                        "try --dtype float32")  # fmt: skip
+        raise UserError(NOT_A_NUMBER)
     logits = penalise(logits, prompts, outputs, params)
     tokens = logits.argmax(-1).tolist() if params.greedy else draw(restrict(logits, params), streams)
     own = [logprobs[row, token] for row, token in enumerate(tokens)]
@@ -158,8 +160,11 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest likeliest tokens that together reach probability p (nucleus, Holtzman et al. 2019)."""
-    ordered, index = logits.sort(descending=True)
+    """Keep the fewest likeliest tokens that together reach probability p (nucleus, Holtzman et al. 2019).
+
+    Of equal ones the vocabulary's first are kept, on every device.
+    """
+    ordered, index = logits.sort(descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
     drop = (before >= p).scatter(-1, index, before >= p)
