@@ -28,7 +28,16 @@ LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 MAY = {("evaluate", "api"), ("serve", "api"), ("__main__", "cli")}
 MAY_NOT = {("train", "inference")}  # samples during a run are hooks that cli hands to the loop
 FILES = sorted((ROOT / "gpt2").rglob("*.py"))
-WITHOUT_TORCH = ("tokenizer", "data", "model/config.py", "model/presets.py", "model/sizes.py", "config.py", "cli", "inference/choose.py")
+WITHOUT_TORCH = (
+    "tokenizer",
+    "data",
+    "model/config.py",
+    "model/presets.py",
+    "model/sizes.py",
+    "config.py",
+    "cli",
+    "inference/choose.py",
+)
 
 
 def room_of(path: Path) -> str:
