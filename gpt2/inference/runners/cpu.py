@@ -1,0 +1,239 @@
+"""The runner for processors: packed weights, paged keys and values, numba kernels, no torch.
+
+Its numbers do not depend on what else a step reads, on how a prompt is cut into chunks, or on the number of threads.
+
+    T new tokens of a step  C n_embd  V vocabulary
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpt2.errors import UserError
+from gpt2.hardware import cores
+from gpt2.inference.choose import Ask, choose_rows, log_sum_exp
+from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.kernels import cpu
+from gpt2.kernels.team import Team
+from gpt2.kernels.vectors import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
+
+if TYPE_CHECKING:
+    from gpt2.checkpoint.packed import PackedModel
+    from gpt2.inference.sampling import Choice
+
+KINDS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INT8, "int4": INT4}
+KV_DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
+SECOND_CACHE = 512 * 1024  # bytes of activations that a worker goes over again and again
+
+
+class CpuRunner:
+    """A packed model with a pool of `pages`; `kv` is the form of keys and values (None: by the weights')."""
+
+    def __init__(
+        self,
+        model: PackedModel,
+        pages: int,
+        kv: str | None = None,
+        max_tokens: int = 512,
+        max_outputs: int = 64,
+        threads: int = 0,
+    ) -> None:
+        kv = kv or ("float32" if model.weights == "float32" else "bfloat16")
+        if kv not in KV_DTYPES:
+            raise UserError(f"keys and values in {kv}: choose {', '.join(KV_DTYPES)}")
+        self.model, self.config, self.kv = model, model.config, kv
+        self.pages, self.max_tokens, self.max_outputs = pages, max_tokens, max_outputs
+        self.threads = min(threads or cores(), 64)
+        self._kept: list[np.ndarray] = []  # whatever the plan holds addresses of
+        self._plan = np.zeros(cpu.FIELDS, np.int64)
+        self._describe_model()
+        self._make_pool()
+        self._make_buffers()
+        self._lock = threading.Lock()
+        self._team = Team(self._plan, self.threads)
+
+    def step(self, spans: Sequence[Span]) -> None:
+        """Read the spans' tokens; see Runner. ValueError if they do not fit what the runner was made for."""
+        with self._lock:
+            self._describe_step(spans)
+            self._team.run()
+            self.logits = self._logits[: self._plan[cpu.OUTPUTS], : self.config.vocab_size]
+
+    def choose(self, asks: Sequence[Ask]) -> list[Choice]:
+        return choose_rows(self._logits[: len(self.logits)], asks, self.config.vocab_size)
+
+    def logprobs(self, targets: Sequence[int]) -> list[float]:
+        rows = zip(self.logits, targets, strict=True)
+        return [float(row[target]) - log_sum_exp(row) for row, target in rows]
+
+    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
+        for source, target in pairs:
+            self._pool[:, target] = self._pool[:, source]
+            if self._scales is not None:
+                self._scales[:, target] = self._scales[:, source]
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._team.close()
+
+    def _describe_model(self) -> None:
+        config, plan = self.config, self._plan
+        quantised = any(matrix.kind in ("int8", "int4") for matrix in self.model.matrices.values())
+        shape = {
+            cpu.LAYERS: config.n_layer,
+            cpu.HEADS: config.n_head,
+            cpu.HEAD_DIM: config.head_dim,
+            cpu.HEAD_PAD: padded(config.head_dim, LANES),
+            cpu.WIDTH: config.n_embd,
+            cpu.WIDTH_PAD: padded(config.n_embd, GROUP),
+            cpu.ATTENTION_PAD: padded(config.attention_width, GROUP),
+            cpu.INNER: config.n_inner,
+            cpu.INNER_PAD: padded(config.n_inner, GROUP),
+            cpu.QKV_STRIDE: padded(3 * config.attention_width, LANES),
+            cpu.LOGIT_STRIDE: padded(config.vocab_size, LANES),
+            cpu.BY_LAYER: config.scale_by_layer,
+            cpu.ERF: config.activation == "gelu_erf",
+            cpu.QUANTISED: quantised,
+            cpu.TILE_BYTES: SECOND_CACHE,
+        }
+        for field, value in shape.items():
+            plan[field] = value
+        plan[cpu.EPSILON] = self._keep(np.array([config.norm_eps], np.float32))
+        plan[cpu.ZEROS] = self._keep(np.zeros(LANES, np.float32))
+        plan[cpu.POSITION] = self._keep(self.model.vectors["wpe.weight"])
+        plan[cpu.MATRICES] = self._keep(self._matrix_table())
+        plan[cpu.NORMS] = self._keep(self._norm_table())
+
+    def _matrix_table(self) -> np.ndarray:
+        """Each layer's four matrices, then the head, then the one that tokens are looked up in."""
+        names = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+        every = [f"h.{layer}.{name}" for layer in range(self.config.n_layer) for name in names] + ["lm_head"]
+        rows = [self._matrix_row(f"{name}.weight", f"{name}.bias") for name in every]
+        look_up = "wte.weight" if "wte.weight" in self.model.matrices else "lm_head.weight"
+        return np.array([*rows, self._matrix_row(look_up, "")], np.int64)
+
+    def _matrix_row(self, name: str, bias: str) -> list[int]:
+        matrix = self.model.matrices[name]
+        blocks, columns = padded(matrix.rows, LANES) // LANES, padded(matrix.columns, GROUP)
+        per = (matrix.group or columns) // GROUP
+        offsets = np.zeros(blocks * LANES, np.float32)
+        if bias in self.model.vectors:
+            offsets[: matrix.rows] = self.model.vectors[bias]
+        scales = 0 if matrix.scales is None else self._keep(matrix.scales)
+        return [KINDS[matrix.kind], self._keep(matrix.data), scales, per, self._keep(offsets), blocks, columns]
+
+    def _norm_table(self) -> np.ndarray:
+        """Addresses of gain and bias: ln_1 and ln_2 of each layer, then ln_f."""
+        names = [f"h.{layer}.{name}" for layer in range(self.config.n_layer) for name in ("ln_1", "ln_2")]
+        none = np.zeros(self.config.n_embd, np.float32)
+        vectors = self.model.vectors
+        return np.array(
+            [
+                [self._keep(vectors[f"{name}.weight"]), self._keep(vectors.get(f"{name}.bias", none))]
+                for name in [*names, "ln_f"]
+            ],
+            np.int64,
+        )
+
+    def _make_pool(self) -> None:
+        config, plan = self.config, self._plan
+        shape = (config.n_layer, self.pages, config.n_head, 2, padded(config.head_dim, LANES) * PAGE_SIZE)
+        self._pool = aligned(shape, KV_DTYPES[self.kv])
+        self._scales = aligned((*shape[:4], PAGE_SIZE), np.float32) if self.kv == "int8" else None
+        plan[cpu.POOL], plan[cpu.POOL_PAGES] = self._keep(self._pool), self.pages
+        plan[cpu.POOL_SCALES] = 0 if self._scales is None else self._keep(self._scales)
+        plan[cpu.KV_KIND] = KINDS[self.kv]
+
+    def _make_buffers(self) -> None:
+        plan, tokens, threads = self._plan, self.max_tokens, self.threads
+        widest = int(max(plan[cpu.WIDTH_PAD], plan[cpu.ATTENTION_PAD], plan[cpu.INNER_PAD]))
+        stride = padded(self.config.context_length, LANES)
+        head_pad = int(plan[cpu.HEAD_PAD])
+        self._logits = aligned((self.max_outputs, int(plan[cpu.LOGIT_STRIDE])), np.float32)
+        self.logits = self._logits[:0, : self.config.vocab_size]
+        plan[cpu.LOGITS] = self._keep(self._logits)
+        floats = {
+            cpu.X: (tokens, int(plan[cpu.WIDTH_PAD])),
+            cpu.NORM: (tokens, int(plan[cpu.WIDTH_PAD])),
+            cpu.QKV: (tokens * int(plan[cpu.QKV_STRIDE]) + head_pad,),  # a padded head reads past its end
+            cpu.HEAD_OUT: (tokens, int(plan[cpu.ATTENTION_PAD])),
+            cpu.MLP: (tokens, int(plan[cpu.INNER_PAD])),
+            cpu.SCALES: (widest // GROUP, tokens),
+            cpu.SCORES: (threads, 8, stride),
+            cpu.SCRATCH: (threads, 8, head_pad),
+        }
+        for field, shape in floats.items():
+            plan[field] = self._keep(aligned(shape, np.float32))
+        plan[cpu.BYTES] = self._keep(aligned((tokens, widest), np.int8))
+        plan[cpu.SUMS] = self._keep(aligned((widest // GROUP, tokens), np.int32))
+        plan[cpu.TOKENS_MOST], plan[cpu.SCORE_STRIDE] = tokens, stride
+        self._tickets = aligned((self.config.n_layer, cpu.LINE), np.int64)
+        plan[cpu.TICKETS] = self._keep(self._tickets)
+
+    def _describe_step(self, spans: Sequence[Span]) -> None:
+        plan = self._plan
+        ids = np.array([token for span in spans for token in span.tokens], np.int32)
+        outputs = sum(span.outputs for span in spans)
+        if not 0 < len(ids) <= self.max_tokens or outputs > self.max_outputs:
+            raise ValueError(f"a step of {len(ids)} tokens and {outputs} outputs; made for at most "
+                             f"{self.max_tokens} and {self.max_outputs}")  # fmt: skip
+        positions = np.concatenate([np.arange(span.start, span.start + len(span.tokens)) for span in spans])
+        rows, tables, wanted = self._span_rows(spans)
+        self._step = [ids, positions.astype(np.int32), rows, tables, wanted]  # alive as long as the step
+        addresses = [array.ctypes.data for array in self._step]
+        plan[cpu.TOKEN_IDS], plan[cpu.POSITIONS], plan[cpu.SPAN_TABLE] = addresses[:3]
+        plan[cpu.PAGE_TABLE], plan[cpu.OUTPUT_TOKENS] = addresses[3:]
+        plan[cpu.TOKENS], plan[cpu.SPANS], plan[cpu.OUTPUTS] = len(ids), len(spans), outputs
+        self._tickets[:, 0] = 0
+
+    def _span_rows(self, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows: list[list[int]] = []
+        pages: list[int] = []
+        wanted: list[int] = []
+        first = 0
+        for span in spans:
+            count = len(span.tokens)
+            self._check(span)
+            rows.append([first, count, span.start, len(pages), span.outputs, len(wanted)])
+            pages.extend(span.pages)
+            wanted.extend(range(first + count - span.outputs, first + count))
+            first += count
+        return np.array(rows, np.int64), np.array(pages, np.int32), np.array(wanted, np.int32)
+
+    def _check(self, span: Span) -> None:
+        """What the kernels take on trust: they write wherever they are told to."""
+        end = span.start + len(span.tokens)
+        if span.adapter:
+            raise UserError(f"adapter {span.adapter}: the processor's runner has none; merge it into the weights")
+        if not span.tokens or span.start < 0 or not 0 <= span.outputs <= len(span.tokens):
+            raise ValueError(f"a span of {len(span.tokens)} tokens from {span.start} with {span.outputs} outputs")
+        if end > self.config.context_length or end > len(span.pages) * PAGE_SIZE:
+            raise ValueError(f"{end} tokens: {len(span.pages)} pages, context {self.config.context_length}")
+        if min(span.pages) < 0 or max(span.pages) >= self.pages:
+            raise ValueError(f"page {max(span.pages)} of {self.pages}")
+        if min(span.tokens) < 0 or max(span.tokens) >= self.config.vocab_size:
+            raise ValueError(f"token {max(span.tokens)}: the model has {self.config.vocab_size}")
+
+    def _keep(self, array: np.ndarray) -> int:
+        """The array's address, good as long as the runner lives."""
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+
+def padded(count: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-count // multiple) * multiple
+
+
+def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """Zeros that begin on a cache line."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)

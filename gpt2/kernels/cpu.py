@@ -1,0 +1,592 @@
+"""A whole step of GPT-2 on a processor: every worker thread runs `forward` over its share, with barriers between.
+
+All numbers that steer it lie in one table of 64-bit integers, `plan`: sizes, addresses of buffers, of matrices and of
+what the step reads. The constants below name its fields. Bits do not depend on how the work is shared: a matrix's rows
+and a sequence's heads are each one worker's, and the order of every sum is fixed.
+
+    T tokens of the step, of all sequences  C width  K columns, padded to 64  D head_dim, padded to 16  P pages
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from gpt2.kernels.cache import kernel
+from gpt2.kernels.vectors import (
+    BFLOAT16,
+    FLOAT32,
+    GROUP,
+    INT4,
+    INT8,
+    LANES,
+    as_bits,
+    as_float,
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    atomic_swap,
+    pause,
+    pointer,
+    tile_bytes,
+    tile_float,
+)
+
+f32 = np.float32
+
+# Fields of the plan. First the model's shape and buffers, fixed; then what each step sets.
+(
+    LAYERS, HEADS, HEAD_DIM, HEAD_PAD, WIDTH, WIDTH_PAD, ATTENTION_PAD, INNER, INNER_PAD, QKV_STRIDE, LOGIT_STRIDE,
+    BY_LAYER, ERF, EPSILON, QUANTISED, KV_KIND, POOL_PAGES, TILE_BYTES,
+    MATRICES, NORMS, POSITION, POOL, POOL_SCALES, ZEROS,
+    X, NORM, QKV, HEAD_OUT, MLP, LOGITS, BYTES, SCALES, SUMS, TOKENS_MOST, SCORES, SCORE_STRIDE, SCRATCH,
+    TOKENS, TOKEN_IDS, POSITIONS, SPANS, SPAN_TABLE, PAGE_TABLE, OUTPUTS, OUTPUT_TOKENS,
+    WORKERS, BARRIER, ABORT, CALL, TICKETS, WAITS, PARKED, FIELDS,
+) = range(53)  # fmt: skip
+MATRIX_FIELDS = KIND, DATA, SCALE, PER, BIAS, BLOCKS, COLUMNS, MATRIX_WIDTH = tuple(range(8))
+SPAN_FIELDS = FIRST, COUNT, START, PAGES, WANTED, FIRST_OUTPUT, SPAN_WIDTH = tuple(range(7))
+LINE = 8  # 64-bit numbers in a cache line: counters that several cores write stand so far apart
+ONE = f32(1.0)
+GELU_A = f32(2.0 * math.sqrt(2.0 / math.pi))  # gelu_tanh(x) = x sigmoid(A (x + B x^3)), Hendrycks & Gimpel 2016
+GELU_B = f32(0.044715)
+SPINS = 1024  # waiting rounds (some microseconds) before the processor is offered to others
+PATIENCE = 400_000  # such offers before a worker counts as lost: ten seconds and more
+
+_yield_processor = types.ExternalFunction("sched_yield", types.int32())
+
+
+@kernel
+def floats(address: Any, count: Any) -> Any:
+    return numba.carray(pointer(address), count, np.float32)
+
+
+@kernel
+def words(address: Any, count: Any) -> Any:
+    return numba.carray(pointer(address), count, np.int64)
+
+
+@kernel
+def ints(address: Any, count: Any) -> Any:
+    return numba.carray(pointer(address), count, np.int32)
+
+
+@kernel
+def halves(address: Any, count: Any) -> Any:
+    return numba.carray(pointer(address), count, np.uint16)
+
+
+@kernel
+def signed(address: Any, count: Any) -> Any:
+    return numba.carray(pointer(address), count, np.int8)
+
+
+@kernel
+def unsigned(address: Any, count: Any) -> Any:
+    return numba.carray(pointer(address), count, np.uint8)
+
+
+@kernel
+def widen(half: Any) -> Any:
+    """bfloat16 bits -> float32, exact."""
+    return as_float(np.uint32(np.uint32(half) << np.uint32(16)))
+
+
+@kernel
+def narrow(value: Any) -> Any:
+    """float32 -> bfloat16 bits, to the nearest, ties to even."""
+    bits = as_bits(f32(value))
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@kernel
+def exp(x: Any) -> Any:
+    """exp to about 2e-7 relative: a power of two times a polynomial, arithmetic that LLVM turns into vectors."""
+    z = min(max(x, f32(-87.0)), f32(88.0)) * f32(1.4426950408889634)
+    n = np.floor(z + f32(0.5))
+    r = z - n
+    p = f32(1.5252734e-5)
+    p = p * r + f32(1.5403530e-4)
+    p = p * r + f32(1.3333558e-3)
+    p = p * r + f32(9.6181291e-3)
+    p = p * r + f32(5.5504109e-2)
+    p = p * r + f32(2.4022651e-1)
+    p = p * r + f32(6.9314718e-1)
+    p = p * r + f32(1.0)
+    return p * as_float(np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)))
+
+
+@kernel
+def share(count: Any, worker: Any, workers: Any) -> Any:
+    """The part of range(count) that is this worker's."""
+    return count * worker // workers, count * (worker + 1) // workers
+
+
+@kernel
+def barrier(plan: Any) -> Any:
+    """Wait for all workers; True if the step is given up."""
+    workers = plan[WORKERS]
+    if workers == 1:
+        return False
+    place, abort = plan[BARRIER], plan[ABORT]
+    mine = atomic_add(place, 1)
+    target = (mine // workers + 1) * workers
+    spins = 0
+    while atomic_load(place) < target:
+        spins += 1
+        pause()
+        if spins % SPINS == 0:
+            _yield_processor()
+            if spins == SPINS:
+                atomic_add(plan[WAITS], 1)
+            if atomic_load(abort) != 0 or spins > SPINS * PATIENCE:
+                atomic_store(abort, 1)
+                return True
+    return False
+
+
+@kernel
+def float_tile(m: Any, kind: Any, w: Any, x: Any, x_stride: Any, columns: Any, out: Any, out_stride: Any, bias: Any,
+               add: Any) -> None:  # fmt: skip
+    """`tile_float` for an m and a kind that are known only now."""
+    if kind == FLOAT32:
+        if m == 8:
+            tile_float(8, 0, w, x, x_stride, columns, out, out_stride, bias, add)
+        elif m == 4:
+            tile_float(4, 0, w, x, x_stride, columns, out, out_stride, bias, add)
+        elif m == 2:
+            tile_float(2, 0, w, x, x_stride, columns, out, out_stride, bias, add)
+        else:
+            tile_float(1, 0, w, x, x_stride, columns, out, out_stride, bias, add)
+    elif kind == BFLOAT16:
+        if m == 8:
+            tile_float(8, 1, w, x, x_stride, columns, out, out_stride, bias, add)
+        elif m == 4:
+            tile_float(4, 1, w, x, x_stride, columns, out, out_stride, bias, add)
+        elif m == 2:
+            tile_float(2, 1, w, x, x_stride, columns, out, out_stride, bias, add)
+        else:
+            tile_float(1, 1, w, x, x_stride, columns, out, out_stride, bias, add)
+    elif m == 8:
+        tile_float(8, 2, w, x, x_stride, columns, out, out_stride, bias, add)
+    elif m == 4:
+        tile_float(4, 2, w, x, x_stride, columns, out, out_stride, bias, add)
+    elif m == 2:
+        tile_float(2, 2, w, x, x_stride, columns, out, out_stride, bias, add)
+    else:
+        tile_float(1, 2, w, x, x_stride, columns, out, out_stride, bias, add)
+
+
+@kernel
+def byte_tile(m: Any, kind: Any, w: Any, scales: Any, per: Any, x: Any, x_stride: Any, x_scales: Any, x_sums: Any,
+              stride: Any, groups: Any, out: Any, out_stride: Any, bias: Any, add: Any) -> None:  # fmt: skip
+    """`tile_bytes` for an m and a kind that are known only now."""
+    if kind == INT8:
+        if m == 8:
+            tile_bytes(8, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+        elif m == 4:
+            tile_bytes(4, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+        elif m == 2:
+            tile_bytes(2, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+        else:
+            tile_bytes(1, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+    elif m == 8:
+        tile_bytes(8, 3, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+    elif m == 4:
+        tile_bytes(4, 3, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+    elif m == 2:
+        tile_bytes(2, 3, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+    else:
+        tile_bytes(1, 3, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+
+
+@kernel
+def tile_size(left: Any) -> Any:
+    """Tokens of the next tile: 8, 4, 2 or 1."""
+    if left >= 8:
+        return 8
+    if left >= 4:
+        return 4
+    return 2 if left >= 2 else 1
+
+
+@kernel
+def matmul(plan: Any, index: Any, x: Any, tokens: Any, out: Any, out_stride: Any, add: Any, worker: Any) -> None:
+    """out (T, rows) = x (T, K) @ matrix' + bias, this worker's rows; x is float32, or the plan's bytes."""
+    matrix = words(plan[MATRICES] + index * MATRIX_WIDTH * 8, MATRIX_WIDTH)
+    kind, columns = matrix[KIND], matrix[COLUMNS]
+    first, last = share(matrix[BLOCKS], worker, plan[WORKERS])
+    groups = columns // GROUP
+    if kind == INT8:
+        block_bytes, scale_bytes = columns * LANES, -(-groups // matrix[PER]) * LANES * 2
+    elif kind == INT4:
+        block_bytes, scale_bytes = columns * LANES // 2, groups * LANES * 2
+    else:
+        block_bytes, scale_bytes = columns * LANES * (4 if kind == FLOAT32 else 2), 0
+    row_bytes = columns if plan[QUANTISED] else columns * 4
+    batch = max(8, plan[TILE_BYTES] // row_bytes // 8 * 8)  # tokens whose activations stay in the second cache
+    for begin in range(0, tokens, batch):
+        end = min(tokens, begin + batch)
+        for block in range(first, last):
+            w = matrix[DATA] + block * block_bytes
+            scales = matrix[SCALE] + block * scale_bytes
+            bias = matrix[BIAS] + block * LANES * 4
+            t = begin
+            while t < end:
+                m = tile_size(end - t)
+                place = out + (t * out_stride + block * LANES) * 4
+                if kind <= BFLOAT16:
+                    float_tile(m, kind, w, x + t * row_bytes, columns, columns, place, out_stride, bias, add)
+                else:
+                    byte_tile(m, kind, w, scales, matrix[PER], plan[BYTES] + t * columns, columns,
+                              plan[SCALES] + t * 4, plan[SUMS] + t * 4, plan[TOKENS_MOST], groups,
+                              place, out_stride, bias, add)  # fmt: skip
+                t += m
+
+
+@kernel
+def quantise(plan: Any, row: Any, token: Any, columns: Any, first: Any, last: Any) -> None:
+    """Groups first to last of a token's row of floats -> the plan's bytes, with each group's scale and sum."""
+    scales, sums = floats(plan[SCALES], 1 << 40), ints(plan[SUMS], 1 << 40)
+    for group in range(first, last):
+        x = floats(row + group * GROUP * 4, GROUP)
+        out = signed(plan[BYTES] + token * columns + group * GROUP, GROUP)
+        top = f32(0.0)
+        for i in range(GROUP):
+            top = max(top, abs(x[i]))
+        inverse = f32(127.0) / top if top > f32(0.0) else f32(0.0)
+        total = np.int32(0)
+        for i in range(GROUP):
+            q = np.int32(x[i] * inverse + f32(128.5)) - np.int32(128)
+            out[i] = np.int8(q)
+            total += q
+        scales[group * plan[TOKENS_MOST] + token] = top / f32(127.0)
+        sums[group * plan[TOKENS_MOST] + token] = total
+
+
+@kernel
+def quantise_all(plan: Any, x: Any, columns: Any, tokens: Any, worker: Any) -> None:
+    """x (T, K) -> bytes; groups of all tokens are shared out."""
+    groups = columns // GROUP
+    first, last = share(tokens * groups, worker, plan[WORKERS])
+    for item in range(first, last):
+        token, group = item // groups, item % groups
+        quantise(plan, x + token * columns * 4, token, columns, group, group + 1)
+
+
+@kernel
+def gelu(plan: Any, tokens: Any, worker: Any) -> None:
+    """The MLP's hidden row through its non-linearity, in place, and to bytes where weights are bytes."""
+    columns = plan[INNER_PAD]
+    groups = columns // GROUP
+    first, last = share(tokens * groups, worker, plan[WORKERS])
+    for item in range(first, last):
+        token, group = item // groups, item % groups
+        row = plan[MLP] + token * columns * 4
+        x = floats(row + group * GROUP * 4, GROUP)
+        if plan[ERF]:
+            for i in range(GROUP):
+                x[i] = f32(0.5 * x[i] * (1.0 + math.erf(x[i] * 0.7071067811865476)))
+        else:
+            for i in range(GROUP):
+                v = x[i]
+                x[i] = v / (ONE + exp(-GELU_A * v * (ONE + GELU_B * v * v)))
+        if plan[QUANTISED]:
+            quantise(plan, row, token, columns, group, group + 1)
+
+
+@kernel
+def norm(plan: Any, index: Any, tokens: Any, worker: Any) -> None:
+    """Layer norm of the residual stream, this worker's tokens."""
+    table = words(plan[NORMS] + index * 16, 2)
+    width, columns = plan[WIDTH], plan[WIDTH_PAD]
+    gain, bias = floats(table[0], width), floats(table[1], width)
+    epsilon = floats(plan[EPSILON], 1)[0]
+    first, last = share(tokens, worker, plan[WORKERS])
+    for token in range(first, last):
+        x, out = floats(plan[X] + token * columns * 4, width), floats(plan[NORM] + token * columns * 4, width)
+        total = f32(0.0)
+        for i in range(width):
+            total += x[i]
+        mean = total / f32(width)
+        total = f32(0.0)
+        for i in range(width):
+            total += (x[i] - mean) * (x[i] - mean)
+        inverse = ONE / np.sqrt(total / f32(width) + epsilon)
+        for i in range(width):
+            out[i] = (x[i] - mean) * inverse * gain[i] + bias[i]
+        if plan[QUANTISED]:
+            quantise(plan, plan[NORM] + token * columns * 4, token, columns, 0, columns // GROUP)
+
+
+@kernel
+def embed(plan: Any, worker: Any) -> None:
+    """x = wte[token] + wpe[position], this worker's tokens."""
+    width, columns = plan[WIDTH], plan[WIDTH_PAD]
+    matrix = words(plan[MATRICES] + (4 * plan[LAYERS] + 1) * MATRIX_WIDTH * 8, MATRIX_WIDTH)
+    ids, positions = ints(plan[TOKEN_IDS], plan[TOKENS]), ints(plan[POSITIONS], plan[TOKENS])
+    first, last = share(plan[TOKENS], worker, plan[WORKERS])
+    for token in range(first, last):
+        x = floats(plan[X] + token * columns * 4, width)
+        look_up(matrix, np.int64(ids[token]), x)
+        place = floats(plan[POSITION] + np.int64(positions[token]) * width * 4, width)
+        for i in range(width):
+            x[i] += place[i]
+
+
+@kernel
+def look_up(matrix: Any, row: Any, out: Any) -> None:
+    """out = one row of a packed matrix."""
+    kind, columns, block, lane = matrix[KIND], matrix[COLUMNS], row // LANES, row % LANES
+    if kind == FLOAT32:
+        numbers = floats(matrix[DATA] + block * columns * LANES * 4, columns * LANES)
+        for k in range(out.size):
+            out[k] = numbers[k * LANES + lane]
+    elif kind == BFLOAT16:
+        bits = halves(matrix[DATA] + block * columns * LANES * 2, columns * LANES)
+        for k in range(out.size):
+            out[k] = widen(bits[k * LANES + lane])
+    else:
+        stored = unsigned(matrix[DATA] + block * columns * LANES, columns * LANES)
+        count = -(-(columns // GROUP) // matrix[PER])
+        scales = halves(matrix[SCALE] + block * count * LANES * 2, count * LANES)
+        for k in range(out.size):
+            scale = widen(scales[k // (GROUP * matrix[PER]) * LANES + lane])
+            out[k] = f32(np.int32(stored[k // 4 * 64 + lane * 4 + k % 4]) - np.int32(128)) * scale
+
+
+@kernel
+def page_place(plan: Any, layer: Any, page: Any, head: Any) -> Any:
+    """Which (layer, page, head) of the pool: its keys come first, its values after them."""
+    return (layer * plan[POOL_PAGES] + page) * plan[HEADS] + head
+
+
+@kernel
+def remember(plan: Any, layer: Any, page: Any, head: Any, slot: Any, k: Any, v: Any) -> None:
+    """Write one token's key and value of a head: keys (D, 16 slots), values (D / 16, 16 slots, 16)."""
+    pad = plan[HEAD_PAD]
+    place = page_place(plan, layer, page, head)
+    half = pad * LANES
+    if plan[KV_KIND] == FLOAT32:
+        keys = floats(plan[POOL] + place * 2 * half * 4, 2 * half)
+        for d in range(k.size):
+            keys[d * LANES + slot] = k[d]
+            keys[half + (d // LANES * LANES + slot) * LANES + d % LANES] = v[d]
+    elif plan[KV_KIND] == BFLOAT16:
+        bits = halves(plan[POOL] + place * 2 * half * 2, 2 * half)
+        for d in range(k.size):
+            bits[d * LANES + slot] = narrow(k[d])
+            bits[half + (d // LANES * LANES + slot) * LANES + d % LANES] = narrow(v[d])
+    else:
+        stored = signed(plan[POOL] + place * 2 * half, 2 * half)
+        scales = floats(plan[POOL_SCALES] + place * 2 * LANES * 4, 2 * LANES)
+        top_k, top_v = f32(0.0), f32(0.0)
+        for d in range(k.size):
+            top_k, top_v = max(top_k, abs(k[d])), max(top_v, abs(v[d]))
+        scales[slot], scales[LANES + slot] = top_k / f32(127.0), top_v / f32(127.0)
+        inverse_k = f32(127.0) / top_k if top_k > f32(0.0) else f32(0.0)
+        inverse_v = f32(127.0) / top_v if top_v > f32(0.0) else f32(0.0)
+        for d in range(k.size):
+            stored[d * LANES + slot] = np.int8(np.int32(k[d] * inverse_k + f32(128.5)) - np.int32(128))
+            stored[half + (d // LANES * LANES + slot) * LANES + d % LANES] = np.int8(
+                np.int32(v[d] * inverse_v + f32(128.5)) - np.int32(128)
+            )
+
+
+@kernel
+def attend(plan: Any, layer: Any, span: Any, head: Any, queries: Any, out_first: Any, worker: Any) -> None:
+    """One head of one span: remember its new keys and values, then let its last `queries` tokens look back.
+
+    Results go to rows from `out_first` on of HEAD_OUT.
+    """
+    width, stride = plan[HEAD_DIM], plan[QKV_STRIDE]
+    table = ints(plan[PAGE_TABLE] + span[PAGES] * 4, 1 << 40)
+    all_heads = plan[HEADS] * width
+    for i in range(span[COUNT]):
+        row = plan[QKV] + ((span[FIRST] + i) * stride + head * width) * 4
+        position = span[START] + i
+        k, v = floats(row + all_heads * 4, width), floats(row + 2 * all_heads * 4, width)
+        remember(plan, layer, np.int64(table[position // LANES]), head, position % LANES, k, v)
+    begin = span[COUNT] - queries
+    done = 0
+    while done < queries:
+        m = tile_size(queries - done)
+        q = plan[QKV] + ((span[FIRST] + begin + done) * stride + head * width) * 4
+        look_back(plan, layer, table, head, m, q, span[START] + begin + done, out_first + done, worker)
+        done += m
+
+
+@kernel
+def look_back(plan: Any, layer: Any, table: Any, head: Any, m: Any, q: Any, position: Any, out_row: Any,
+              worker: Any) -> None:  # fmt: skip
+    """softmax(q k') v for m tokens that follow one another, the first of them at `position`."""
+    kind, pad, width = plan[KV_KIND], plan[HEAD_PAD], plan[HEAD_DIM]
+    size = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1
+    pages = (position + m - 1) // LANES + 1
+    stride = plan[SCORE_STRIDE]
+    scores = plan[SCORES] + worker * 8 * stride * 4
+    scratch = plan[SCRATCH] + worker * 8 * pad * 4
+    for page in range(pages):
+        place = page_place(plan, layer, np.int64(table[page]), head)
+        float_tile(m, kind, plan[POOL] + place * 2 * pad * LANES * size, q, plan[QKV_STRIDE], pad,
+                   scores + page * LANES * 4, stride, plan[ZEROS], 0)  # fmt: skip
+        if kind == INT8:
+            scale = floats(plan[POOL_SCALES] + place * 2 * LANES * 4, LANES)
+            for i in range(m):
+                row = floats(scores + (i * stride + page * LANES) * 4, LANES)
+                for lane in range(LANES):
+                    row[lane] *= scale[lane]
+    scale = ONE / np.sqrt(f32(width))
+    if plan[BY_LAYER]:
+        scale /= f32(layer + 1)
+    for i in range(m):
+        softmax(floats(scores + i * stride * 4, pages * LANES), position + i + 1, scale)
+    for page in range(pages):
+        place = page_place(plan, layer, np.int64(table[page]), head)
+        if kind == INT8:
+            scales = floats(plan[POOL_SCALES] + (place * 2 + 1) * LANES * 4, LANES)
+            for i in range(m):
+                row = floats(scores + (i * stride + page * LANES) * 4, LANES)
+                for lane in range(LANES):
+                    row[lane] *= scales[lane]
+        values = plan[POOL] + (place * 2 + 1) * pad * LANES * size
+        for chunk in range(pad // LANES):
+            float_tile(m, kind, values + chunk * LANES * LANES * size, scores + page * LANES * 4, stride, LANES,
+                       scratch + chunk * LANES * 4, pad, plan[ZEROS], min(page, 1))  # fmt: skip
+    for i in range(m):
+        found = floats(scratch + i * pad * 4, width)
+        out = floats(plan[HEAD_OUT] + ((out_row + i) * plan[ATTENTION_PAD] + head * width) * 4, width)
+        for d in range(width):
+            out[d] = found[d]
+
+
+@kernel
+def softmax(row: Any, count: Any, scale: Any) -> None:
+    """softmax of scale * row[:count], in place; zeros behind."""
+    top = row[0]
+    for i in range(1, count):
+        top = max(top, row[i])
+    for i in range(count):
+        row[i] = exp((row[i] - top) * scale)
+    row[count:] = f32(0.0)
+    total = f32(0.0)
+    for i in range(-(-count // LANES) * LANES):  # the same order whatever lies behind the last page
+        total += row[i]
+    inverse = ONE / total
+    for i in range(count):
+        row[i] *= inverse
+
+
+@kernel
+def attention(plan: Any, layer: Any, worker: Any) -> None:
+    """All heads of all spans, to whoever is free; in the last layer only tokens whose logits are wanted."""
+    last = layer == plan[LAYERS] - 1
+    count = plan[SPANS] * plan[HEADS]
+    ticket = plan[TICKETS] + layer * LINE * 8
+    while True:
+        item = atomic_add(ticket, 1)
+        if item >= count:
+            return
+        span = words(plan[SPAN_TABLE] + item // plan[HEADS] * SPAN_WIDTH * 8, SPAN_WIDTH)
+        head = item % plan[HEADS]
+        if last:
+            attend(plan, layer, span, head, span[WANTED], span[FIRST_OUTPUT], worker)
+        else:
+            attend(plan, layer, span, head, span[COUNT], span[FIRST], worker)
+
+
+@kernel
+def keep_wanted(plan: Any) -> None:
+    """Move the residual rows whose logits are wanted to the front; they stand in order, so each finds its place free."""
+    width = plan[WIDTH]
+    wanted = ints(plan[OUTPUT_TOKENS], plan[OUTPUTS])
+    for row in range(plan[OUTPUTS]):
+        old = floats(plan[X] + np.int64(wanted[row]) * plan[WIDTH_PAD] * 4, width)
+        new = floats(plan[X] + row * plan[WIDTH_PAD] * 4, width)
+        for i in range(width):
+            new[i] = old[i]
+
+
+@kernel
+def forward(plan: Any, worker: Any) -> bool:
+    """The step that the plan describes, this worker's share of it. True if it was given up."""
+    tokens = plan[TOKENS]
+    embed(plan, worker)
+    for layer in range(plan[LAYERS]):
+        norm(plan, 2 * layer, tokens, worker)
+        if barrier(plan):
+            return True
+        matmul(plan, 4 * layer, plan[NORM], tokens, plan[QKV], plan[QKV_STRIDE], 0, worker)
+        if barrier(plan):
+            return True
+        if layer == plan[LAYERS] - 1:
+            tokens = plan[OUTPUTS]
+            if worker == 0:
+                keep_wanted(plan)
+        attention(plan, layer, worker)
+        if barrier(plan):
+            return True
+        if tokens == 0:
+            return False
+        if plan[QUANTISED]:
+            quantise_all(plan, plan[HEAD_OUT], plan[ATTENTION_PAD], tokens, worker)
+            if barrier(plan):
+                return True
+        matmul(plan, 4 * layer + 1, plan[HEAD_OUT], tokens, plan[X], plan[WIDTH_PAD], 1, worker)
+        if barrier(plan):
+            return True
+        norm(plan, 2 * layer + 1, tokens, worker)
+        if barrier(plan):
+            return True
+        matmul(plan, 4 * layer + 2, plan[NORM], tokens, plan[MLP], plan[INNER_PAD], 0, worker)
+        if barrier(plan):
+            return True
+        gelu(plan, tokens, worker)
+        if barrier(plan):
+            return True
+        matmul(plan, 4 * layer + 3, plan[MLP], tokens, plan[X], plan[WIDTH_PAD], 1, worker)
+        if barrier(plan):
+            return True
+    norm(plan, 2 * plan[LAYERS], tokens, worker)
+    if barrier(plan):
+        return True
+    matmul(plan, 4 * plan[LAYERS], plan[NORM], tokens, plan[LOGITS], plan[LOGIT_STRIDE], 0, worker)
+    return barrier(plan)
+
+
+@kernel
+def call(plan: Any) -> Any:
+    """Let the workers begin the step that the plan describes; a bit for each that sleeps and must be woken."""
+    number = (atomic_load(plan[CALL]) >> 8) + 1
+    atomic_store(plan[CALL], number << 8 | plan[WORKERS])  # in one word, so that nobody takes part in a step by mistake
+    asleep = 0
+    for worker in range(1, plan[WORKERS]):
+        if atomic_swap(plan[PARKED] + worker * LINE * 8, 1, 0):
+            asleep |= 1 << worker
+    return asleep
+
+
+@kernel
+def serve(plan: Any, worker: Any, seen: Any, patience: Any) -> Any:
+    """Do a worker's part of every step after call number `seen`, waiting `patience` rounds for each.
+
+    Returns the last call that it served and whether that was given up; after that, and after a wait in vain, the
+    thread sleeps until `call` says that it must be woken.
+    """
+    parked = plan[PARKED] + worker * LINE * 8
+    while True:
+        spins = 0
+        while atomic_load(plan[CALL]) == seen:
+            pause()
+            spins += 1
+            if spins >= patience:
+                atomic_swap(parked, 0, 1)
+                if atomic_load(plan[CALL]) == seen or not atomic_swap(parked, 1, 0):
+                    return seen, False
+                spins = 0
+        seen = atomic_load(plan[CALL])
+        if worker < seen & 255 and forward(plan, worker):
+            return seen, True

@@ -1,0 +1,95 @@
+"""The threads that do a step together, and what they do when the machine has no time for them.
+
+A thread waits for its next step by spinning for about a millisecond (a text's next token comes sooner), then sleeps.
+The kernels hold no interpreter lock and raise nothing. One caller at a time; results do not depend on the number of
+workers, so it may change from step to step: where another process takes a core away, a barrier costs more than the
+second core brings, and one worker goes on alone for a while.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+
+from gpt2.errors import UserError
+from gpt2.kernels import cpu
+
+SPIN_ROUNDS = 30_000  # pauses, about a millisecond
+STEPS_ALONE = 64  # before a loaded machine is tried with all workers again
+LONG_WAITS = 4  # in one step: the sign of a loaded machine
+
+
+class Team:
+    """Workers of one plan. `run()` does the plan's step, one call at a time; close() lets the threads go."""
+
+    def __init__(self, plan: np.ndarray, workers: int) -> None:
+        self.plan, self.workers = plan, workers
+        line = cpu.LINE
+        self._words = np.zeros((4 + workers) * line, np.int64)  # each counter on a cache line of its own
+        start = self._words.ctypes.data
+        for place, field in enumerate((cpu.BARRIER, cpu.ABORT, cpu.CALL, cpu.WAITS, cpu.PARKED)):
+            plan[field] = start + place * line * 8
+        self._alone = 0  # steps that one worker still does by itself
+        self._start()
+
+    def run(self) -> None:
+        """Do the step that the plan describes, with all workers or, on a loaded machine, with one."""
+        if self._process != os.getpid():
+            self._start()  # a fork has no threads
+        alone = self.workers == 1 or self._alone > 0
+        self._set_workers(1 if alone else self.workers)
+        before = self._word(3)
+        asleep = cpu.call(self.plan)
+        for worker in range(1, self.workers):
+            if asleep >> worker & 1:
+                self._wake[worker].release()
+        if cpu.forward(self.plan, 0):
+            self._abandon()
+        self._alone = max(0, self._alone - 1)
+        if not alone and self._word(3) - before >= LONG_WAITS:
+            self._alone = STEPS_ALONE
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._closed = True
+        for semaphore in self._wake:
+            semaphore.release()
+
+    def _start(self) -> None:
+        self._process, self._closed = os.getpid(), False
+        self._words[:] = 0
+        for worker in range(1, self.workers):
+            self._words[(4 + worker) * cpu.LINE] = 1  # asleep
+        self._wake = [threading.Semaphore(0) for _ in range(self.workers)]
+        for worker in range(1, self.workers):
+            threading.Thread(target=self._work, args=(worker,), daemon=True, name=f"gpt2-{worker}").start()
+
+    def _work(self, worker: int) -> None:
+        seen = 0
+        while True:
+            self._wake[worker].acquire()
+            if self._closed:
+                return
+            seen, given_up = cpu.serve(self.plan, worker, seen, SPIN_ROUNDS)
+            if given_up:
+                return
+
+    def _word(self, place: int) -> int:
+        return int(self._words[place * cpu.LINE])
+
+    def _set_workers(self, count: int) -> None:
+        if self.plan[cpu.WORKERS] != count:
+            barrier = self._words[: cpu.LINE]
+            barrier[0] = -(-int(barrier[0]) // count) * count  # a barrier counts in whole rounds
+            self.plan[cpu.WORKERS] = count
+
+    def _abandon(self) -> None:
+        """A worker did not come: go on without the others from the next step on."""
+        self.workers = 1
+        self._words[: 2 * cpu.LINE] = 0
+        raise UserError(
+            "a worker thread of the processor's kernels did not answer; this text is lost, later ones use one thread "
+            "(GPT2_THREADS=1 does so from the start)"
+        )

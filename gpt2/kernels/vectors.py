@@ -1,0 +1,337 @@
+"""The innermost loops of writing on a processor, as vectors of 16: one lane for each of 16 rows of a packed matrix.
+
+Each intrinsic here becomes straight LLVM code: M tokens against one block of 16 rows, so that a weight is loaded once
+for all of them. What a token's result is made of, and in which order, does not depend on M: a text gets the same bits
+alone and in a batch. Addresses are plain integers; whoever calls answers for their being right.
+
+    M tokens of a tile  K columns (a multiple of 64)  G groups of 64 columns
+
+The packed forms are those of gpt2/model/quant.py. 8-bit weights go through vpdpbusd (unsigned weight, signed activation,
+four products a lane) where the processor has it, else through the same sum in plain vector code.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+GROUP = 64  # columns that share an activation's scale
+FLOAT32, BFLOAT16, INT8, INT4 = 0, 1, 2, 3  # kinds of packed matrices; INT8 in `tile_float` is a signed byte a lane
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F32 = ir.FloatType()
+BYTES64, SHORTS64 = ir.VectorType(I8, 64), ir.VectorType(I16, 64)
+INTS, SHORTS, BYTES, FLOATS = (ir.VectorType(kind, LANES) for kind in (I32, I16, I8, F32))
+
+
+llvm.initialize_native_asmparser()  # for `fence` and `pause`
+
+
+def host_features() -> dict[str, bool]:
+    """What this processor can do, in LLVM's names; empty where GPT2_VECTORS=plain asks for code that runs anywhere."""
+    if os.environ.get("GPT2_VECTORS") == "plain" or os.environ.get("NUMBA_CPU_NAME"):
+        return {}
+    return dict(llvm.get_host_cpu_features())
+
+
+HAS_VNNI = all(host_features().get(name, False) for name in ("avx512f", "avx512bw", "avx512vnni"))
+
+
+class Emitter:
+    """A few words for what the loops below do again and again."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def at(self, address: Any, offset: Any, size: int = 1) -> Any:
+        """address + offset * size; an offset is a Python int or a value."""
+        if isinstance(offset, int):
+            return self.builder.add(address, I64(offset * size))
+        return self.builder.add(address, self.builder.mul(offset, I64(size)))
+
+    def load(self, address: Any, kind: Any, align: int) -> Any:
+        return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=align)
+
+    def store(self, value: Any, address: Any, align: int = 4) -> None:
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=align)
+
+    def spread(self, scalar: Any) -> Any:
+        """One number in all 16 lanes."""
+        wide = ir.VectorType(scalar.type, LANES)
+        one = self.builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, I32(0))
+        return self.builder.shuffle_vector(one, ir.Constant(wide, ir.Undefined), ir.Constant(INTS, [0] * LANES))
+
+    def lanes(self, address: Any, kind: int) -> Any:
+        """16 float32 from 16 stored numbers of a kind."""
+        if kind == FLOAT32:
+            return self.load(address, FLOATS, 4)
+        if kind == BFLOAT16:
+            bits = self.builder.zext(self.load(address, SHORTS, 2), INTS)
+            return self.builder.bitcast(self.builder.shl(bits, ir.Constant(INTS, [16] * LANES)), FLOATS)
+        return self.builder.sitofp(self.builder.sext(self.load(address, BYTES, 1), INTS), FLOATS)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, fused where the processor does that."""
+        name = "llvm.fmuladd.v16f32"
+        function = cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(FLOATS, [FLOATS, FLOATS, FLOATS]), name
+        )
+        return self.builder.call(function, [a, b, c])
+
+    def dot(self, total: Any, weights: Any, four: Any) -> Any:
+        """total (16 ints) + for each lane its four unsigned weights (64 bytes) times four signed ones (one int)."""
+        if HAS_VNNI:
+            old = llvm.llvm_version_info[0] < 22
+            wide = INTS if old else BYTES64
+            operands = [self.builder.bitcast(value, wide) for value in (weights, self.spread(four))]
+            function = cgutils.get_or_insert_function(
+                self.builder.module, ir.FunctionType(INTS, [INTS, wide, wide]), "llvm.x86.avx512.vpdpbusd.512"
+            )
+            return self.builder.call(function, [total, *operands])
+        signed = self.builder.sext(self.builder.bitcast(self.spread(four), BYTES64), SHORTS64)
+        products = self.builder.mul(self.builder.zext(weights, SHORTS64), signed)  # 255 * 128 fits 16 bits
+        for place in range(4):
+            index = ir.Constant(INTS, [4 * lane + place for lane in range(LANES)])
+            part = self.builder.shuffle_vector(products, ir.Constant(SHORTS64, ir.Undefined), index)
+            total = self.builder.add(total, self.builder.sext(part, INTS))
+        return total
+
+    def fence(self) -> None:
+        """Keep the compiler from reordering loads over this point: it would break the memory's streams (half speed)."""
+        self.builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True), [])
+
+    def variables(self, count: int, kind: Any) -> list[Any]:
+        """Registers that a loop carries, zero at first."""
+        places = [cgutils.alloca_once(self.builder, kind) for _ in range(count)]
+        for place in places:
+            self.builder.store(ir.Constant(kind, None), place)
+        return places
+
+    def count_down(self, left: Any, start: Any, place: Any, step: int) -> None:
+        """One less in `left`; at zero it begins again from `start` and the address in `place` moves on by `step`."""
+        builder = self.builder
+        count = builder.sub(builder.load(left), I64(1))
+        over = builder.icmp_signed("==", count, I64(0))
+        builder.store(builder.select(over, start, count), left)
+        here = builder.load(place)
+        builder.store(builder.select(over, builder.add(here, I64(step)), here), place)
+
+    def finish(self, sums: list[Any], out: Any, out_stride: Any, bias: Any, add: Any) -> None:
+        """out[m] = sums[m] + bias, or + out[m] too where `add` is not 0."""
+        start = self.load(bias, FLOATS, 4)
+        adding = self.builder.icmp_signed("!=", add, I64(0))
+        for m, value in enumerate(sums):
+            place = self.at(out, self.builder.mul(I64(m), out_stride), 4)
+            value = self.builder.fadd(value, start)
+            with self.builder.if_else(adding) as (then, otherwise):
+                with then:
+                    self.store(self.builder.fadd(value, self.load(place, FLOATS, 4)), place)
+                with otherwise:
+                    self.store(value, place)
+
+
+def _integers(count: int) -> tuple[Any, ...]:
+    return (types.int64,) * count
+
+
+@intrinsic(prefer_literal=True)
+def tile_float(typingctx: Any, m: Any, kind: Any, w: Any, x: Any, x_stride: Any, columns: Any, out: Any,
+               out_stride: Any, bias: Any, add: Any) -> Any:  # fmt: skip
+    """out (M, 16) = x (M, columns) @ w (columns, 16) + bias, all float32 sums; `columns` is a multiple of 8.
+
+    w holds float32, bfloat16 or signed bytes; strides count floats. Even and odd columns are summed apart.
+    """
+    tokens, stored = m.literal_value, kind.literal_value
+    size = (4, 2, 1)[stored]
+    unroll = 8
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, _, w, x, x_stride, columns, out, out_stride, bias, add = args
+        emit = Emitter(builder)
+        rows = [emit.at(x, builder.mul(I64(m), x_stride), 4) for m in range(tokens)]
+        sums = [emit.variables(tokens, FLOATS) for _ in range(2)]
+        with cgutils.for_range(builder, builder.udiv(columns, I64(unroll))) as loop:
+            first = builder.mul(loop.index, I64(unroll))
+            for k in range(unroll):
+                weights = emit.lanes(emit.at(emit.at(w, first, LANES * size), k * LANES * size), stored)
+                for m in range(tokens):
+                    number = emit.load(emit.at(emit.at(rows[m], first, 4), 4 * k), F32, 4)
+                    place = sums[k % 2][m]
+                    builder.store(emit.multiply_add(emit.spread(number), weights, builder.load(place)), place)
+                if (k + 1) * LANES * size % 256 == 0:
+                    emit.fence()
+        totals = [builder.fadd(builder.load(even), builder.load(odd)) for even, odd in zip(*sums, strict=True)]
+        emit.finish(totals, out, out_stride, bias, add)
+        return context.get_dummy_value()
+
+    return types.void(m, kind, *_integers(8)), code
+
+
+@intrinsic(prefer_literal=True)
+def tile_bytes(typingctx: Any, m: Any, kind: Any, w: Any, scales: Any, per: Any, x: Any, x_stride: Any, x_scales: Any,
+               x_sums: Any, group_stride: Any, groups: Any, out: Any, out_stride: Any, bias: Any, add: Any) -> Any:  # fmt: skip
+    """out (M, 16) = x (M, K) @ w (K, 16) + bias for INT8 and INT4 weights and 8-bit activations.
+
+    scales (G / per, 16) are bfloat16; x (M, K) signed bytes, x_scales and x_sums (G, group_stride), float32 and int32,
+    are each group's scale and sum. Weights are stored with an offset (128, or 8), which the sums take back.
+    """
+    tokens, stored = m.literal_value, kind.literal_value
+    chains = max(1, 4 // tokens)  # so that one sum need not wait for the one before; whole numbers: the order is free
+    group_bytes = GROUP * LANES // (2 if stored == INT4 else 1)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, _, w, scales, per, x, x_stride, x_scales, x_sums, group_stride, groups, out, out_stride, bias, add = args
+        emit = Emitter(builder)
+        rows = [emit.at(x, builder.mul(I64(m), x_stride)) for m in range(tokens)]
+        sums = emit.variables(tokens, FLOATS)
+        scale_place, left = cgutils.alloca_once_value(builder, scales), cgutils.alloca_once_value(builder, per)
+        with cgutils.for_range(builder, groups) as loop:
+            block = emit.at(w, loop.index, group_bytes)
+            here = [emit.at(row, loop.index, GROUP) for row in rows]
+            corner = builder.mul(loop.index, group_stride)
+            weight_scale = emit.lanes(builder.load(scale_place), BFLOAT16)
+            emit.count_down(left, per, scale_place, 2 * LANES)
+            add_group = _int4_group if stored == INT4 else _int8_group
+            totals = add_group(emit, block, here, x_sums, corner, chains)
+            for m, total in enumerate(totals):
+                scale = emit.spread(emit.load(emit.at(emit.at(x_scales, corner, 4), 4 * m), F32, 4))
+                value = builder.fmul(builder.sitofp(total, FLOATS), scale)
+                builder.store(emit.multiply_add(value, weight_scale, builder.load(sums[m])), sums[m])
+        emit.finish([builder.load(place) for place in sums], out, out_stride, bias, add)
+        return context.get_dummy_value()
+
+    return types.void(m, kind, *_integers(13)), code
+
+
+def _start(emit: Emitter, x_sums: Any, corner: Any, m: int, offset: int) -> Any:
+    """-offset * (sum of the group's activations), in every lane."""
+    total = emit.load(emit.at(emit.at(x_sums, corner, 4), 4 * m), I32, 4)
+    return emit.spread(emit.builder.mul(total, I32(-offset)))
+
+
+def _int8_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner: Any, chains: int) -> list[Any]:
+    """The 16 sums of each token over one group: 16 loads of 64 bytes."""
+    zero = ir.Constant(INTS, None)
+    totals = [[_start(emit, x_sums, corner, m, 128), *[zero] * (chains - 1)] for m in range(len(rows))]
+    for step in range(GROUP // 4):
+        weights = emit.load(emit.at(block, 64 * step), BYTES64, 1)
+        for m, row in enumerate(rows):
+            four = emit.load(emit.at(row, 4 * step), I32, 4)
+            totals[m][step % chains] = emit.dot(totals[m][step % chains], weights, four)
+        if step % 4 == 3:
+            emit.fence()
+    return [_sum(emit, parts) for parts in totals]
+
+
+def _int4_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner: Any, chains: int) -> list[Any]:
+    """The same with two weights a byte; the high ones count 16 times, which a shift of their exact sum takes back."""
+    builder, zero = emit.builder, ir.Constant(INTS, None)
+    low_bits, high_bits = (ir.Constant(BYTES64, [mask] * 64) for mask in (0x0F, 0xF0))
+    lows = [[_start(emit, x_sums, corner, m, 8), *[zero] * (chains - 1)] for m in range(len(rows))]
+    highs = [[zero] * chains for _ in rows]
+    for step in range(GROUP // 8):
+        both = emit.load(emit.at(block, 64 * step), BYTES64, 1)
+        low, high = builder.and_(both, low_bits), builder.and_(both, high_bits)
+        for m, row in enumerate(rows):
+            chain = step % chains
+            lows[m][chain] = emit.dot(lows[m][chain], low, emit.load(emit.at(row, 4 * step), I32, 4))
+            highs[m][chain] = emit.dot(highs[m][chain], high, emit.load(emit.at(row, GROUP // 2 + 4 * step), I32, 4))
+        if step % 4 == 3:
+            emit.fence()
+    four = ir.Constant(INTS, [4] * LANES)
+    return [
+        builder.add(_sum(emit, low), builder.ashr(_sum(emit, high), four))
+        for low, high in zip(lows, highs, strict=True)
+    ]
+
+
+def _sum(emit: Emitter, parts: list[Any]) -> Any:
+    total = parts[0]
+    for part in parts[1:]:
+        total = emit.builder.add(total, part)
+    return total
+
+
+@intrinsic
+def pointer(typingctx: Any, address: Any) -> Any:
+    """An address as carray takes it."""
+    return types.voidptr(types.int64), lambda ctx, b, sig, args: b.inttoptr(args[0], cgutils.voidptr_t)
+
+
+@intrinsic
+def as_float(typingctx: Any, bits: Any) -> Any:
+    """The float32 that these 32 bits are."""
+    return types.float32(types.uint32), lambda ctx, b, sig, args: b.bitcast(args[0], F32)
+
+
+@intrinsic
+def as_bits(typingctx: Any, value: Any) -> Any:
+    """The 32 bits of a float32."""
+    return types.uint32(types.float32), lambda ctx, b, sig, args: b.bitcast(args[0], I32)
+
+
+def _atomic(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, I64.as_pointer())
+
+
+@intrinsic
+def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
+    """Add to the 64-bit number at an address; what it was before."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", _atomic(builder, args[0]), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), code
+
+
+@intrinsic
+def atomic_load(typingctx: Any, address: Any) -> Any:
+    """The 64-bit number at an address, with all that was written before it."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(_atomic(builder, args[0]), "seq_cst", 8)
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write a 64-bit number, after all that was written before it."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], _atomic(builder, args[0]), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), code
+
+
+@intrinsic
+def atomic_swap(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
+    """Write `new` where `old` stands; whether it stood there."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pair = builder.cmpxchg(_atomic(builder, args[0]), args[1], args[2], "seq_cst", "seq_cst")
+        return builder.extract_value(pair, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), code
+
+
+@intrinsic
+def pause(typingctx: Any) -> Any:
+    """Tell the processor that this is a waiting loop."""
+    word = "pause" if llvm.get_process_triple().startswith(("x86_64", "i686", "amd64")) else ""
+    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        word = "yield"
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), word, "~{memory}", side_effect=True), [])
+        return context.get_dummy_value()
+
+    return types.void(), code
