@@ -1,0 +1,216 @@
+"""What the next step reads: continuous batching in plain numbers, without tensors.
+
+Requests that write take one token each, then those whose prompt (or slid window) is unread take what the step has
+room for, the oldest first. When pages run out, the youngest gives way: it waits, and is read again later. So the
+oldest always goes on, and nobody is passed over for ever.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import insort
+from collections.abc import Sequence
+
+from gpt2.errors import UserError
+from gpt2.inference.pages import Pages, pages_for
+from gpt2.inference.request import PAGE_SIZE, Request, Span, State
+from gpt2.inference.rows import Row
+
+MAX_STREAMS = 16
+
+
+def by_order(request: Request) -> tuple[int, int]:
+    """The key that requests are sorted by."""
+    return request.order
+
+
+class Scheduler:
+    """Requests over a pool of `pages`; at most `max_streams` run at a time.
+
+    A step has at most `max_tokens` new tokens and `max_outputs` rows of logits.
+    """
+
+    def __init__(self, pages: int, max_tokens: int, max_outputs: int, max_streams: int = MAX_STREAMS) -> None:
+        self.pages = Pages(pages)
+        self.max_tokens = max_tokens
+        self.max_streams = min(max_streams, max_tokens, max_outputs)
+        self.max_drafts = min(max_tokens, max_outputs) - self.max_streams  # in one step, so that all can go on
+        self.running: list[Request] = []  # the oldest first
+        self.copies: list[tuple[int, int]] = []  # half-filled pages (from, to) to copy before the next step
+        self.preemptions = self.shared = 0  # requests that gave way; tokens found instead of read
+        self._waiting: list[tuple[tuple[int, int], Request]] = []  # a heap
+        self._plan: dict[Request, Span] = {}
+        self._budget = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self.running or self._next())
+
+    def check(self, prompt: int, max_new_tokens: int, context_length: int) -> None:
+        """Refuse, with UserError, a text that would not fit even if it were alone."""
+        longest = min(context_length, prompt + max_new_tokens - 1)
+        if pages_for(longest) > self.pages.count:
+            raise UserError(
+                f"the prompt's {prompt} tokens and max_new_tokens = {max_new_tokens} need room for {longest} tokens, "
+                f"the engine has it for {self.pages.count * PAGE_SIZE}; "
+                f"shorten one, or make the runner with pages={pages_for(longest)} or more"
+            )
+
+    def add(self, request: Request) -> None:
+        """It waits for its turn. `check` it first."""
+        request.state = State.WAITING
+        heapq.heappush(self._waiting, (request.order, request))
+
+    def finish(self, request: Request) -> None:
+        """It is done with, or not wanted any more, at whatever point."""
+        if request.state is State.RUNNING:
+            self.running.remove(request)
+        self._plan.pop(request, None)
+        self._release(request)
+        request.state = State.OVER
+
+    def writing(self) -> list[Request]:
+        """Those that take one token in the next step, so that drafts could be checked with it."""
+        return [request for request in self.running if request.unread == 1 and len(request.rows) == 1]
+
+    def plan(self) -> dict[Request, Span]:
+        """The next step's spans; it is empty only if nothing is left to do."""
+        self._plan, self._budget = {}, self.max_tokens
+        for request in tuple(self.running):
+            if request.unread == 1 and request.state is State.RUNNING:  # else it has just given way
+                self._write(request)
+        for request in tuple(self.running):
+            if request.unread > 1 and request.state is State.RUNNING:
+                self._read(request)
+        self._admit()
+        return self._plan
+
+    def advance(self, request: Request, read: int, tokens: Sequence[int] = ()) -> None:
+        """A step has read so many tokens of the request, and `tokens` were written."""
+        slid = request.append(tokens)
+        if slid:
+            self._release(request)
+            return
+        request.done += read
+        while (request.known + 1) * PAGE_SIZE <= request.done:
+            place = request.known * PAGE_SIZE
+            tokens = request.window[place : place + PAGE_SIZE]
+            request.chain = self.pages.know(request.chain, tokens, request.pages[request.known])
+            request.known += 1
+
+    def fork(self, request: Request, row: Row) -> Request:
+        """Another sample of the prompt that the request has read; it shares the pages and goes on on its own.
+
+        The last page, if half-filled, is to be copied (`copies`). Where there is no room now, it waits.
+        """
+        full, rest = divmod(request.done, PAGE_SIZE)
+        twin = Request(
+            list(request.window), request.context_length, [row], (request.order[0], row.sample), request.adapter
+        )
+        if len(self.running) >= self.max_streams or self.pages.free < len(self.running) + 1:
+            self.add(twin)
+            return twin
+        twin.pages = request.pages[:full]
+        self.pages.share(twin.pages)
+        if rest:
+            twin.pages += self.pages.take(1)
+            self.copies.append((request.pages[full], twin.pages[full]))
+        twin.done, twin.known, twin.chain = request.done, request.known, request.chain
+        self._run(twin)
+        return twin
+
+    def _write(self, request: Request) -> None:
+        """One token, and the drafts behind it as far as pages can be had without anybody's loss."""
+        length = len(request.window)
+        drafts = request.drafts
+        if drafts and self.pages.free >= len(self.running) + pages_for(len(drafts)):
+            self._cover(request, length + len(drafts))
+        elif drafts:
+            drafts = drafts[: max(0, len(request.pages) * PAGE_SIZE - length)]
+        if self._cover(request, length):
+            request.drafts = drafts
+            self._put(request, Span((request.window[-1], *drafts), length - 1, request.pages, 1 + len(drafts),
+                                    request.adapter))  # fmt: skip
+
+    def _read(self, request: Request) -> None:
+        """As much of what is unread as the step has room for."""
+        self._share(request)
+        count = min(request.unread, self._budget)
+        end = request.done + count
+        if count and self._cover(request, end):
+            tokens = request.window[request.done : end]
+            last = end == len(request.window)
+            self._put(request, Span(tokens, request.done, request.pages, int(last), request.adapter))
+
+    def _put(self, request: Request, span: Span) -> None:
+        self._plan[request] = span
+        self._budget -= len(span.tokens)
+
+    def _cover(self, request: Request, tokens: int) -> bool:
+        """See that its pages hold so many tokens; False if it was itself the one to give way."""
+        need = pages_for(tokens) - len(request.pages)
+        if need <= 0:
+            return True
+        while need > self.pages.free:
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is request:
+                return False
+        request.pages += self.pages.take(need)
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        span = self._plan.pop(request, None)
+        self._budget += len(span.tokens) if span else 0
+        self.running.remove(request)
+        self._release(request)
+        self.preemptions += 1
+        self.add(request)
+
+    def _admit(self) -> None:
+        """Let waiting requests in, in order, while there is room for all that each has to read."""
+        while self._budget and len(self.running) < self.max_streams:
+            request = self._next()
+            if request is None or not self._fits(request):
+                return
+            heapq.heappop(self._waiting)
+            self._run(request)
+            self._read(request)
+
+    def _next(self) -> Request | None:
+        """Who has waited longest."""
+        while self._waiting and self._waiting[0][1].state is State.OVER:
+            heapq.heappop(self._waiting)
+        return self._waiting[0][1] if self._waiting else None
+
+    def _fits(self, request: Request) -> bool:
+        """Whether there are pages for it, and for those that run to go on for a page: else it soon gives way again."""
+        self._share(request)
+        need = pages_for(len(request.window)) - len(request.pages)
+        others = sum(pages_for(len(other.window) + PAGE_SIZE) - len(other.pages) for other in self.running)
+        if need + others <= self.pages.free:
+            return True
+        self._release(request)
+        return False
+
+    def _run(self, request: Request) -> None:
+        request.state = State.RUNNING
+        insort(self.running, request, key=by_order)
+
+    def _share(self, request: Request) -> None:
+        """Take over pages that hold what it would read next; its last token is read in any case, for the logits."""
+        while len(request.pages) == request.known and request.done + PAGE_SIZE < len(request.window):
+            hit = self.pages.find(request.chain, request.window[request.done : request.done + PAGE_SIZE])
+            if hit is None:
+                return
+            page, request.chain = hit
+            self.pages.share((page,))
+            request.pages.append(page)
+            request.known += 1
+            request.done += PAGE_SIZE
+            self.shared += PAGE_SIZE
+
+    def _release(self, request: Request) -> None:
+        self.pages.give_back(request.forget())
+        request.drafts = ()
