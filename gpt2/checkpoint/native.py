@@ -1,7 +1,6 @@
 """A model folder is a Hugging Face folder: config.json, model.safetensors (HF's names and orientation), tokenizer.
 
-GPT-2's Conv1D stores its four matrices a block as (in, out), `nn.Linear` as (out, in): they are transposed on the
-way. What transformers' GPT-2 cannot express (a head bias, an attention width of its own, banded layers) is written
+What transformers' GPT-2 cannot express (a head bias, an attention width of its own, banded layers) is written
 under `model_type: gpt2-extended` with the weights in weights.safetensors, a name no GPT-2 reader looks for.
 """
 
@@ -17,20 +16,15 @@ from typing import TYPE_CHECKING, Any
 from gpt2 import atomic
 from gpt2.checkpoint.card import model_card
 from gpt2.checkpoint.hf_config import config_to_hf, hf_can_express
+from gpt2.checkpoint.names import CONV1D, EXTENDED_WEIGHTS, PACKED_WEIGHTS, fitting, weight_files
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
-from gpt2.runtime import say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gpt2.model.gpt import GPT
     from gpt2.tokenizer.bpe import Tokenizer
-
-CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")  # with the dot: c_attn.bias is no buffer
-PREFIXES = ("_orig_mod.", "module.", "transformer.")
-EXTENDED_WEIGHTS = "weights.safetensors"
 
 
 def read_weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
@@ -40,34 +34,10 @@ def read_weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
     """
     import torch
 
-    expected = expected_shapes(config)
-    state: dict[str, Tensor] = {}
-    unexpected: list[str] = []
-    wrong: list[str] = []
-    biases: list[str] = []
-    for stored_name, tensor in stored_tensors(folder):
-        name = plain_name(stored_name)
-        if name.endswith(MASK_BUFFERS) or (name == "lm_head.weight" and config.tie_head):
-            continue
-        if name not in expected:
-            if config.bias or not name.endswith(".bias"):
-                unexpected.append(stored_name)
-            elif tensor.any():  # zeros are how HF's form says: no bias
-                biases.append(stored_name)
-            continue
-        tensor = tensor.T if name.endswith(CONV1D) else tensor
-        if tuple(tensor.shape) != expected[name]:
-            wrong.append(f"{stored_name} {tuple(tensor.shape)} instead of {expected[name]}")
-            continue
-        state[name] = pad_vocabulary(name, tensor.to(torch.float32).contiguous(), config)
-    missing = [name for name in expected if name not in state and not any(name in item for item in wrong)]
-    faults = [("missing", missing), ("wrong shape", wrong), ("not zero though bias = false", biases)]
-    if missing or wrong or biases:
-        parts = [f"{what} {_some(names)}" for what, names in faults if names]
-        raise UserError(f"{folder}: the weights do not fit config.json: {'; '.join(parts)}")
-    if unexpected:
-        say(f"{folder}: ignored tensors that are no part of the model: {_some(unexpected)}")
-    return state
+    return {
+        name: pad_vocabulary(name, tensor.to(torch.float32).contiguous(), config)
+        for name, tensor in fitting(folder, config, stored_tensors(folder))
+    }
 
 
 def load_module(folder: Path, config: GPTConfig) -> GPT:
@@ -108,7 +78,8 @@ def write_folder(
     atomic.write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
     atomic.write_text(folder / "README.md", model_card(config, notes or {}))
     atomic.write_text(folder / "config.json", json.dumps(config_to_hf(config, eot_id), indent=2) + "\n")
-    (folder / other).unlink(missing_ok=True)  # of a model that was here before
+    for stale in (other, PACKED_WEIGHTS):  # of a model that was here before
+        (folder / stale).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -168,41 +139,6 @@ def pickled_tensors(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """safetensors before pytorch_model.bin, whole before sharded; UserError if there is none."""
-    for name in ("model.safetensors", EXTENDED_WEIGHTS, "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError, TypeError):
-                raise UserError(f"{index}: damaged: no JSON with a weight_map") from None
-            if any(Path(shard).name != shard for shard in shards):
-                raise UserError(f"{index}: names a file outside its folder")
-            missing = [shard for shard in shards if not (folder / shard).is_file()]
-            if missing:
-                raise UserError(f"{index}: missing {_some(missing)} beside it")
-            return [folder / shard for shard in shards]
-    raise UserError(f"{folder}: no weights (looked for model.safetensors, {EXTENDED_WEIGHTS}, pytorch_model.bin)")
-
-
-def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor as stored (vocabulary not padded), in `nn.Linear` orientation."""
-    import torch
-
-    from gpt2.model.gpt import GPT
-
-    with torch.device("meta"):
-        module = GPT(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
-    for name in ("wte.weight", "lm_head.weight", "lm_head.bias"):
-        if name in shapes:
-            shapes[name] = (config.vocab_size, *shapes[name][1:])
-    return shapes
-
-
 def pad_vocabulary(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
     """Rows of zeros behind the vocabulary, as memory holds it."""
     if name not in ("wte.weight", "lm_head.weight", "lm_head.bias"):
@@ -210,18 +146,3 @@ def pad_vocabulary(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
     padded = tensor.new_zeros(config.padded_vocab_size, *tensor.shape[1:])
     padded[: config.vocab_size] = tensor
     return padded
-
-
-def plain_name(name: str) -> str:
-    """A stored name without the prefixes that wrappers leave."""
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in PREFIXES:
-            if name.startswith(prefix):
-                name, stripped = name.removeprefix(prefix), True
-    return name
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -81,7 +81,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 def tensor_table(config: GPTConfig) -> list[dict[str, Any]]:
     """A row for each kind of tensor, the layers' taken together: name, shape, how many, numbers in all."""
-    from gpt2.checkpoint.native import expected_shapes
+    from gpt2.checkpoint.names import expected_shapes
 
     rows: dict[str, dict[str, Any]] = {}
     for name, shape in expected_shapes(config).items():

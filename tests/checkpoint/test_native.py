@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import BYTES, ODD, TINY, make, state_of, transformers_twin, write_model
 
-from gpt2.checkpoint import hf_config, native
+from gpt2.checkpoint import hf_config, names, native
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
@@ -85,7 +85,7 @@ def test_an_expressible_model_over_an_extended_one_is_read_as_itself(tmp_path: P
     write_model(tmp_path, make(head_bias=True))
     write_model(tmp_path, make(seed=1))
     assert same(load(tmp_path), make(seed=1))
-    assert not (tmp_path / native.EXTENDED_WEIGHTS).exists()
+    assert not (tmp_path / names.EXTENDED_WEIGHTS).exists()
 
 
 def test_names_and_shapes_are_those_of_the_published_gpt2(assets: Path) -> None:
@@ -94,19 +94,19 @@ def test_names_and_shapes_are_those_of_the_published_gpt2(assets: Path) -> None:
         module = GPT(GPTConfig())
     written = {name: list(shape) for name, shape in shapes_as_stored(module).items()}
     assert written == {name: entry["shape"] for name, entry in published.items()}
-    assert {native.plain_name(name) for name in published} == set(native.expected_shapes(GPTConfig()))
+    assert {names.plain_name(name) for name in published} == set(names.expected_shapes(GPTConfig()))
 
 
 def shapes_as_stored(module: GPT) -> dict[str, torch.Size]:
     """hf_tensors on the meta device, whose `.cpu()` cannot be."""
     small = GPT(GPTConfig(n_layer=module.config.n_layer, n_head=12, n_embd=12, vocab_size=70, context_length=9))
-    names = [name for name, _ in native.hf_tensors(small.config, state_of(small))]
+    stored = [name for name, _ in native.hf_tensors(small.config, state_of(small))]
     state = state_of(module)
     shapes = {}
-    for name in names:
-        plain = native.plain_name(name)
+    for name in stored:
+        plain = names.plain_name(name)
         shape = state[plain].shape if plain != "wte.weight" else torch.Size((module.config.vocab_size, 768))
-        shapes[name] = shape[::-1] if plain.endswith(native.CONV1D) else shape
+        shapes[name] = shape[::-1] if plain.endswith(names.CONV1D) else shape
     return shapes
 
 
