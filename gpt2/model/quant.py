@@ -112,7 +112,7 @@ def shapes(
     return (blocks, width, LANES), np.float32 if kind == "float32" else np.uint16, None
 
 
-def aligned(shape: tuple[int, ...], dtype: type[Any]) -> npt.NDArray[Any]:
+def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array of that shape whose first byte lies at a multiple of 64, where a cache line begins."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + 64, np.uint8)
