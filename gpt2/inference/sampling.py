@@ -108,14 +108,16 @@ def choose(
     streams: Sequence[random.Random],
 ) -> list[Choice]:
     """One token for each row of logits (B, V), given its prompt, what it wrote so far and its random stream."""
+    import torch
+
     logprobs = logits.log_softmax(-1)
     if bool(logprobs[:, 0].isnan().any()):
         raise UserError(NOT_A_NUMBER)
     logits = penalise(logits, prompts, outputs, params)
     tokens = logits.argmax(-1).tolist() if params.greedy else draw(restrict(logits, params), streams)
-    own = [logprobs[row, token] for row, token in enumerate(tokens)]
+    own = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
     tops = _likeliest(logprobs, params.logprobs or 0)
-    return [Choice(token, float(value), top) for token, value, top in zip(tokens, own, tops, strict=True)]
+    return [Choice(token, value, top) for token, value, top in zip(tokens, own, tops, strict=True)]
 
 
 def penalise(
@@ -181,8 +183,11 @@ def draw(logits: Tensor, streams: Sequence[random.Random]) -> list[int]:
     """Sample by the inverse of the cumulative distribution: one random number a row, drawn outside the device."""
     import torch
 
-    cumulative = logits.softmax(-1).cpu().double().cumsum(-1)
-    numbers = torch.tensor([[stream.random()] for stream in streams], dtype=torch.float64)
+    shares = logits.softmax(-1)
+    if shares.device.type == "mps":  # which has no float64
+        shares = shares.cpu()
+    cumulative = shares.double().cumsum(-1)
+    numbers = torch.tensor([[stream.random()] for stream in streams], dtype=torch.float64, device=shares.device)
     chosen = torch.searchsorted(cumulative, numbers * cumulative[:, -1:], right=True)
     tokens: list[int] = chosen.squeeze(1).tolist()
     return tokens

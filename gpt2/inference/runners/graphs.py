@@ -1,0 +1,110 @@
+"""Decode steps of fixed shapes, which CUDA can record once and replay without Python.
+
+A step of n texts is padded to the next of SIZES rows and its longest text to a power of two, so that few shapes are
+met; each is recorded when it is first met. What is padded reads and writes the pool's scratch page.
+
+    B rows  S tokens seen  C n_embd
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.inference.runners.paged import Pool
+from gpt2.model.config import GPTConfig
+from gpt2.model.gpt import GPT
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+FEWEST_SEEN = 128
+
+
+class Decode:
+    """One new token for each of `batch` rows that see up to `seen` tokens; all that changes lies in tensors.
+
+    It is also the context of its own pass, and runs on any device.
+    """
+
+    def __init__(self, module: GPT, pool: Pool, batch: int, seen: int) -> None:
+        self.module, self.pool = module, pool
+        device = pool.keys.device
+        self.tokens = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        self.positions = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        self.table = torch.full((batch, -(-seen // PAGE_SIZE)), pool.scratch, device=device)
+        self._places = torch.arange(self.table.size(1) * PAGE_SIZE, device=device)
+        self._slots = self._seen = self._mask = self.tokens
+
+    def fill(self, spans: Sequence[Span]) -> None:
+        """Take these texts, at most `batch`, into the first rows; the others go to the scratch page."""
+        batch, width = self.table.shape
+        rest, scratch = batch - len(spans), self.pool.scratch
+        pages = [[*span.pages[:width], *[scratch] * (width - len(span.pages))] for span in spans]
+        self.tokens.copy_(torch.tensor([[span.tokens[0]] for span in spans] + [[0]] * rest))
+        self.positions.copy_(torch.tensor([[span.start] for span in spans] + [[0]] * rest))
+        self.table.copy_(torch.tensor(pages + [[scratch] * width] * rest))
+
+    def run(self) -> Tensor:
+        """The hidden states (B, C) after the rows' tokens."""
+        return self.module.body(self.tokens, self)[:, 0]
+
+    def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
+        slots = (self.table[:, :, None] * PAGE_SIZE + self._places[:PAGE_SIZE]).flatten(1)  # (B, S)
+        self._slots = slots.gather(1, self.positions)[:, 0]  # (B)
+        visible = self._places <= self.positions
+        self._seen = torch.where(visible, slots, slots[:, :1])  # nobody looks into another text's pages
+        self._mask = visible[:, None, None]  # (B, 1, 1, S)
+        return self.positions
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+        self.pool.write(layer, self._slots, k[:, :, 0], v[:, :, 0])
+        return self.pool.attend(layer, q, self._seen, self._mask)
+
+    def finish(self) -> None:
+        pass
+
+
+class Graphs:
+    """The recorded decode steps of one model on a CUDA device."""
+
+    def __init__(self, module: GPT, pool: Pool) -> None:
+        self.module, self.pool = module, pool
+        self._recorded: dict[tuple[int, int], tuple[Decode, torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def take(self, spans: Sequence[Span]) -> bool:
+        """Whether a recorded step can read these: one token each, its logits wanted, not too many."""
+        fitting = all(len(span.tokens) == span.outputs == 1 for span in spans)
+        return fitting and len(spans) <= SIZES[-1]
+
+    def read(self, spans: Sequence[Span]) -> Tensor:
+        """The hidden states (n, C) after the spans' tokens."""
+        shape = shape_of(spans, self.module.config.context_length)
+        if shape not in self._recorded:
+            self._recorded[shape] = self._record(Decode(self.module, self.pool, *shape))
+        decode, graph, hidden = self._recorded[shape]
+        decode.fill(spans)
+        graph.replay()
+        return hidden[: len(spans)]
+
+    def _record(self, decode: Decode) -> tuple[Decode, torch.cuda.CUDAGraph, Tensor]:
+        """Run once on a stream of its own, as libraries set themselves up in the first call, then record."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            decode.run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            hidden = decode.run()
+        return decode, graph, hidden
+
+
+def shape_of(spans: Sequence[Span], context_length: int) -> tuple[int, int]:
+    """Rows and tokens seen of the fixed step that these fit into."""
+    batch = next(size for size in SIZES if size >= len(spans))
+    longest, seen = max(span.start for span in spans) + 1, FEWEST_SEEN
+    while seen < longest:
+        seen *= 2
+    return batch, min(seen, context_length)

@@ -1,0 +1,132 @@
+"""The runner that goes through the model's own lines: any device and dtype that torch has, any architecture.
+
+R rows of logits  C n_embd  V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gpt2.errors import UserError
+from gpt2.inference.choose import Ask, choose_rows
+from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.inference.runners.graphs import Graphs
+from gpt2.inference.runners.paged import Flat, Pool
+from gpt2.inference.sampling import Choice, SamplingParams, choose
+from gpt2.model.gpt import GPT
+from gpt2.model.masks import check_room
+
+
+class TorchRunner:
+    """A model with `pages` pages of keys and values of its dtype on its device; see runners.base.Runner.
+
+    `vocab_size`: tokens are chosen from the first so many (a tokenizer may know fewer than the model); 0 all.
+    `logits` (R, V), float32, are those of the last step.
+    `graphs`: on CUDA, steps of one token a text are replayed from graphs, see runners.graphs.
+    """
+
+    def __init__(
+        self,
+        module: GPT,
+        pages: int,
+        max_tokens: int = 2048,
+        max_outputs: int = 256,
+        vocab_size: int = 0,
+        graphs: bool = True,
+    ) -> None:
+        self.module, self.config = module, module.config
+        self.pages, self.max_tokens, self.max_outputs = pages, max_tokens, max_outputs
+        self.vocab_size = min(vocab_size or module.config.vocab_size, module.config.vocab_size)
+        weight = module.wte.weight
+        self.pool = Pool(module.config, pages, weight.dtype, weight.device)
+        self._graphs = Graphs(module, self.pool) if graphs and weight.device.type == "cuda" else None
+        self.logits = torch.empty(0, self.vocab_size)
+
+    @torch.inference_mode()
+    def step(self, spans: Sequence[Span]) -> None:
+        """Read the spans' tokens; afterwards there is a row of logits (float32) for each wanted output, in order.
+
+        Raises UserError past the context and for adapters, ValueError for more than the runner's limits.
+        """
+        self._check(spans)
+        was_training = self.module.training
+        if was_training:
+            self.module.eval()
+        try:
+            self.logits = self.module.head(self._read(spans))[:, : self.vocab_size].float()  # (R, V)
+        finally:
+            if was_training:
+                self.module.train()
+
+    @torch.inference_mode()
+    def choose(self, asks: Sequence[Ask]) -> list[Choice]:
+        """A token for each row that is asked about; on a GPU the logits stay there."""
+        if self.logits.device.type == "cpu":
+            return choose_rows(self.logits.numpy(), asks, self.vocab_size)
+        return choose_on_device(self.logits, asks)
+
+    @torch.inference_mode()
+    def logprobs(self, targets: Sequence[int]) -> list[float]:
+        """The log-probability (nats) of one token for each row of logits, in order."""
+        index = torch.tensor(targets, device=self.logits.device, dtype=torch.long)[:, None]
+        own: list[float] = self.logits.log_softmax(-1).gather(1, index).squeeze(1).tolist()
+        return own
+
+    @torch.inference_mode()
+    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy pages (from, to), all at once."""
+        if pairs:
+            self.pool.copy(pairs)
+
+    def _read(self, spans: Sequence[Span]) -> Tensor:
+        """The hidden states (R, C) of the wanted outputs."""
+        if self._graphs is not None and self._graphs.take(spans):
+            return self._graphs.read(spans)
+        context = Flat(self.pool, spans)
+        hidden = self.module.body(context.input_ids, context)[0]  # (N, C)
+        return hidden[context.outputs]
+
+    def _check(self, spans: Sequence[Span]) -> None:
+        tokens, outputs = sum(len(span.tokens) for span in spans), sum(span.outputs for span in spans)
+        if not spans:
+            raise ValueError("a step without spans")
+        if tokens > self.max_tokens or outputs > self.max_outputs:
+            raise ValueError(f"a step of {tokens} tokens and {outputs} outputs; the most are "
+                             f"{self.max_tokens} and {self.max_outputs}")  # fmt: skip
+        for span in spans:
+            if span.adapter:
+                raise UserError(f"adapter {span.adapter}: this runner has none; use 0")
+            end = span.start + len(span.tokens)
+            check_room(end, self.config)
+            if not 0 < len(span.tokens) >= span.outputs or len(span.pages) * PAGE_SIZE < end:
+                raise ValueError(f"a span of {len(span.tokens)} tokens, {span.outputs} outputs, up to {end}, "
+                                 f"on {len(span.pages)} pages")  # fmt: skip
+
+
+def choose_on_device(logits: Tensor, asks: Sequence[Ask]) -> list[Choice]:
+    """A token for each ask, from logits (R, V); only the chosen numbers leave the device."""
+    found: dict[int, Choice] = {}
+    for params, places in alike(asks).items():
+        group = [asks[place] for place in places]
+        choices = choose(
+            logits[[ask.row for ask in group]],
+            [ask.prompt for ask in group],
+            [ask.output for ask in group],
+            params,
+            [ask.stream for ask in group],
+        )
+        found.update(zip(places, choices, strict=True))
+    return [found[place] for place in range(len(asks))]
+
+
+def alike(asks: Sequence[Ask]) -> dict[SamplingParams, list[int]]:
+    """Places of the asks whose tokens are chosen the same way; each text's own length, stops and seed aside."""
+    groups: dict[SamplingParams, list[int]] = {}
+    for place, ask in enumerate(asks):
+        params = replace(ask.params, max_new_tokens=1, stop=(), ignore_eot=False, n=1, seed=None)
+        groups.setdefault(params, []).append(place)
+    return groups
