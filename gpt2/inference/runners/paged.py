@@ -101,8 +101,7 @@ class Flat:
         for group in self.groups:
             tokens = slice(group.first, group.first + group.count * group.length)
             if group.seen is None:
-                own = (x[:, :, tokens] for x in (q, k, v))  # (1, H, T, D)
-                parts.append(F.scaled_dot_product_attention(*own, is_causal=True))
+                parts.append(whole(q[:, :, tokens], k[:, :, tokens], v[:, :, tokens]))
                 continue
             mine = q[0, :, tokens].view(q.size(1), group.count, group.length, -1).transpose(0, 1)  # (n, H, T, D)
             y = self.pool.attend(layer, mine, group.seen, group.mask)
@@ -129,6 +128,11 @@ class Flat:
 
     def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, device=self.device, dtype=torch.long)
+
+
+def whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A text from its start: q, k, v (1, H, T, D) -> (1, H, T, D)."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def together(spans: Sequence[Span]) -> list[list[int]]:
