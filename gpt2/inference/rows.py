@@ -79,6 +79,30 @@ class Text:
             say(f"a prompt of {total} tokens: the model reads the last {read}, all that its context holds")
 
 
+class Replay(random.Random):
+    """A row's random numbers; those drawn for a choice that came to nothing can be put back."""
+
+    def __init__(self, source: random.Random) -> None:
+        super().__init__(0)
+        self._source = source
+        self._drawn: list[float] = []
+        self._again: list[float] = []  # the next last
+
+    def random(self) -> float:
+        number = self._again.pop() if self._again else self._source.random()
+        self._drawn.append(number)
+        return number
+
+    def keep(self) -> None:
+        """What was drawn is used."""
+        self._drawn.clear()
+
+    def put_back(self) -> None:
+        """What was drawn since the last `keep` comes again, in the same order."""
+        self._again += reversed(self._drawn)
+        self._drawn.clear()
+
+
 @dataclass
 class Row:
     """One text in the making: its tokens, what may be shown of them, and why it ended."""
@@ -90,7 +114,7 @@ class Row:
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
-        self.random: random.Random = self.text.params.random_stream(self.sample)
+        self.random = Replay(self.text.params.random_stream(self.sample))
         self.choices: list[Choice] = []
         self.written: list[str] = []
         self._decoder = self.text.tokenizer.stream()
@@ -99,6 +123,7 @@ class Row:
     def push(self, choice: Choice) -> str:
         """Take the next token; the text that it makes certain. Sets `finish_reason` if it was the last."""
         params = self.text.params
+        self.random.keep()
         self.choices.append(choice)
         self.tokens.append(choice.token)
         if choice.token == self.text.tokenizer.eot_id and not params.ignore_eot:

@@ -66,7 +66,6 @@ class Scheduler:
         """It is done with, or not wanted any more, at whatever point."""
         if request.state is State.RUNNING:
             self.running.remove(request)
-        self._plan.pop(request, None)
         self._release(request)
         request.state = State.OVER
 
@@ -84,7 +83,8 @@ class Scheduler:
             if request.unread > 1 and request.state is State.RUNNING:
                 self._read(request)
         self._admit()
-        return self._plan
+        plan, self._plan = self._plan, {}
+        return plan
 
     def advance(self, request: Request, read: int, tokens: Sequence[int] = ()) -> None:
         """A step has read so many tokens of the request, and `tokens` were written."""
@@ -191,6 +191,7 @@ class Scheduler:
         others = sum(pages_for(len(other.window) + PAGE_SIZE) - len(other.pages) for other in self.running)
         if need + others <= self.pages.free:
             return True
+        self.shared -= request.done
         self._release(request)
         return False
 
