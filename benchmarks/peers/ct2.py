@@ -24,8 +24,16 @@ class CTranslate2:
         self.generator.unload_model()
 
     def prefill(self, ids: Sequence[int]) -> float:
-        """Seconds to read the prompt. The faster of its two ways: a forward of every position, or one new token."""
-        return min(self._forward(ids), self._one_token(ids))
+        """Seconds from the prompt to the first token: `generate_batch` scores the last position only."""
+        start = time.perf_counter()
+        self._generate([ids], 1)
+        return time.perf_counter() - start
+
+    def forward(self, ids: Sequence[int]) -> float:
+        """Seconds to read the prompt with logits after every token, which is all that `forward_batch` can do."""
+        start = time.perf_counter()
+        self.generator.forward_batch([list(ids)])
+        return time.perf_counter() - start
 
     def decode(self, prompt: Sequence[int], count: int) -> tuple[list[int], list[float]]:
         """The next `count` tokens and the time at which each was there."""
@@ -60,13 +68,3 @@ class CTranslate2:
         texts = [list(result.sequences_ids[0]) for result in results]
         assert all(len(text) == count for text in texts)
         return texts
-
-    def _forward(self, ids: Sequence[int]) -> float:
-        start = time.perf_counter()
-        self.generator.forward_batch([list(ids)])
-        return time.perf_counter() - start
-
-    def _one_token(self, ids: Sequence[int]) -> float:
-        start = time.perf_counter()
-        self._generate([ids], 1)
-        return time.perf_counter() - start

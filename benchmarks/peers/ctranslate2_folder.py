@@ -49,20 +49,6 @@ def fill(decoder: transformer_spec.TransformerDecoderSpec, arrays: dict[str, Arr
         _linear(layer.ffn.linear_1, f"{block}.mlp.c_proj", arrays)
 
 
-def streamed_bytes(config_folder: Path, kind: str) -> int:
-    """Bytes of weights that one token reads: every matrix once, int8 ones with a float32 scale a row."""
-    _, arrays = read_arrays(config_folder)
-    total = 0
-    for name, array in arrays.items():
-        if name == "wpe.weight":
-            continue
-        if array.ndim == 2 and kind == "int8":
-            total += array.size + 4 * array.shape[0]
-        else:
-            total += array.nbytes
-    return total
-
-
 def _linear(spec: common_spec.LinearSpec, name: str, arrays: dict[str, Array]) -> None:
     spec.weight = np.ascontiguousarray(arrays[f"{name}.weight"])
     spec.bias = arrays[f"{name}.bias"]

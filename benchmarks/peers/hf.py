@@ -36,6 +36,7 @@ class Transformers:
     def __init__(self, path: Path, threads: int, kind: str) -> None:
         torch.set_num_threads(threads)
         transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
         self.model = transformers.GPT2LMHeadModel.from_pretrained(path, dtype=getattr(torch, kind)).eval()
         self.cache: str | None = None
 

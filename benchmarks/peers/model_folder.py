@@ -46,3 +46,16 @@ def write_random(folder: Path, config: GPTConfig | None = None, seed: int = 0) -
     module = GPT(config or GPTConfig())
     write_folder(folder, module.config, {name: t.detach() for name, t in module.named_parameters()}, gpt2_tokenizer())
     return folder
+
+
+def streamed_bytes(folder: Path, kind: str) -> int:
+    """Bytes of weights that one token reads: every matrix once in `kind`, an int8 row with a float32 scale."""
+    _, arrays = read_arrays(folder)
+    each = {"float32": 4, "bfloat16": 2, "int8": 1}[kind]
+    total = 0
+    for name, array in arrays.items():
+        if array.ndim == 2 and name != "wpe.weight":
+            total += each * array.size + (4 * len(array) if kind == "int8" else 0)
+        elif array.ndim == 1:
+            total += (2 if kind == "bfloat16" else 4) * array.size
+    return total
