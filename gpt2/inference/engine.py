@@ -50,6 +50,7 @@ class Engine:
         self.runner, self.tokenizer = (
             model if isinstance(model, tuple) else (model.runner(max_streams), model.tokenizer)
         )
+        check_vocabulary(self.runner, self.tokenizer)
         self.max_streams, self.drafter = max_streams, drafter
         self._counted = Stats()
         self._tickets = itertools.count()
@@ -317,3 +318,13 @@ class Engine:
         while self._unwanted:
             for request in tuple(self._unwanted.popleft().requests):
                 self._finish(request)
+
+
+def check_vocabulary(runner: Runner, tokenizer: Tokenizer) -> None:
+    """Refuse a runner that could write tokens without a text."""
+    known = getattr(runner, "vocab_size", runner.config.vocab_size)
+    if known > tokenizer.vocab_size:
+        raise ValueError(
+            f"the runner chooses from {known} tokens, the tokenizer knows {tokenizer.vocab_size}: "
+            f"make the runner with vocab_size={tokenizer.vocab_size}"
+        )
