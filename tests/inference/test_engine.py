@@ -88,7 +88,7 @@ def test_64_prompts_get_the_tokens_of_the_plain_loop(
     assert stats.tokens == sum(len(result.tokens) for result in expected[kind])
     assert stats.shared > 0
     assert (stats.preemptions > 0) == (way == "preempted" and kind != "several")
-    assert (stats.accepted > 0) == (way in ("lookup", "smaller"))
+    assert (stats.accepted > 0) == (way in ("lookup", "smaller")) or kind == "stopped"
     if way == "smaller" and params.greedy:  # the smaller model is the model itself
         assert stats.accepted == stats.drafted
     assert engine.scheduler.pages.free == engine.runner.pages
