@@ -68,9 +68,9 @@ class Pages:
             else:
                 self._idle[page] = None
 
-    def find(self, chain: int, tokens: Sequence[int]) -> tuple[int, int] | None:
+    def find(self, chain: int, tokens: tuple[int, ...]) -> tuple[int, int] | None:
         """The page that holds these tokens after the page named `chain`, and its own name."""
-        return self._found.get((chain, tuple(tokens)))
+        return self._found.get((chain, tokens))
 
     def know(self, chain: int, tokens: Sequence[int], page: int) -> int:
         """A full page may be found from now on; its name. Where another page holds the same, that one keeps it."""

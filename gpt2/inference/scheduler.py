@@ -12,7 +12,7 @@ from bisect import insort
 from collections.abc import Sequence
 
 from gpt2.errors import UserError
-from gpt2.inference.pages import Pages, pages_for
+from gpt2.inference.pages import Key, Pages, pages_for
 from gpt2.inference.request import PAGE_SIZE, Request, Span, State
 from gpt2.inference.rows import Row
 
@@ -22,6 +22,13 @@ MAX_STREAMS = 16
 def by_order(request: Request) -> tuple[int, int]:
     """The key that requests are sorted by."""
     return request.order
+
+
+def page_ahead(request: Request) -> Key | None:
+    """The full page that it would read next, where it has read full pages only and has a token more to read."""
+    if len(request.pages) > request.known or request.done + PAGE_SIZE >= len(request.window):
+        return None
+    return request.chain, tuple(request.window[request.done : request.done + PAGE_SIZE])
 
 
 class Scheduler:
@@ -40,6 +47,7 @@ class Scheduler:
         self.preemptions = self.shared = 0  # requests that gave way; tokens found instead of read
         self._waiting: list[tuple[tuple[int, int], Request]] = []  # a heap
         self._plan: dict[Request, Span] = {}
+        self._being_read: set[Key] = set()  # full pages that the plan begins to read
         self._budget = 0
 
     @property
@@ -75,7 +83,8 @@ class Scheduler:
 
     def plan(self) -> dict[Request, Span]:
         """The next step's spans; it is empty only if nothing is left to do."""
-        self._plan, self._budget = {}, self.max_tokens
+        self._budget = self.max_tokens
+        self._being_read.clear()
         for request in tuple(self.running):
             if request.unread == 1 and request.state is State.RUNNING:  # else it has just given way
                 self._write(request)
@@ -136,9 +145,12 @@ class Scheduler:
     def _read(self, request: Request) -> None:
         """As much of what is unread as the step has room for."""
         self._share(request)
+        ahead = page_ahead(request)
         count = min(request.unread, self._budget)
         end = request.done + count
         if count and self._cover(request, end):
+            if ahead:
+                self._being_read.add(ahead)
             tokens = request.window[request.done : end]
             last = end == len(request.window)
             self._put(request, Span(tokens, request.done, request.pages, int(last), request.adapter))
@@ -185,11 +197,14 @@ class Scheduler:
         return self._waiting[0][1] if self._waiting else None
 
     def _fits(self, request: Request) -> bool:
-        """Whether there are pages for it, and for those that run to go on for a page: else it soon gives way again."""
+        """Whether there are pages for it, and for those that run to go on for a page: else it soon gives way again.
+
+        It also waits while another reads what it would read, and then shares that.
+        """
         self._share(request)
         need = pages_for(len(request.window)) - len(request.pages)
         others = sum(pages_for(len(other.window) + PAGE_SIZE) - len(other.pages) for other in self.running)
-        if need + others <= self.pages.free:
+        if need + others <= self.pages.free and page_ahead(request) not in self._being_read:
             return True
         self.shared -= request.done
         self._release(request)
@@ -201,10 +216,7 @@ class Scheduler:
 
     def _share(self, request: Request) -> None:
         """Take over pages that hold what it would read next; its last token is read in any case, for the logits."""
-        while len(request.pages) == request.known and request.done + PAGE_SIZE < len(request.window):
-            hit = self.pages.find(request.chain, request.window[request.done : request.done + PAGE_SIZE])
-            if hit is None:
-                return
+        while (ahead := page_ahead(request)) and (hit := self.pages.find(*ahead)):
             page, request.chain = hit
             self.pages.share((page,))
             request.pages.append(page)
