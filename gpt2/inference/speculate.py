@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LONGEST = 16  # tokens; checking so many costs 1.7 times one token where one stream is written
 PRICE = 0.05  # of a step, for each token that is checked beside it
 RUNS = ((5, LONGEST), (3, 6), (2, 3))  # so many tokens that stood there before are worth so many guesses
-FIRST_PAUSE, LAST_PAUSE = 4, 128  # tokens without guesses after one that was all wrong
+FIRST_PAUSE, LAST_PAUSE = 1, 128  # tokens without guesses after one that was all wrong
 
 
 class Drafter(Protocol):
