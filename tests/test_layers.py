@@ -37,6 +37,8 @@ WITHOUT_TORCH = (
     "config.py",
     "cli",
     "inference/choose.py",
+    "inference/engine.py",
+    "inference/speculate.py",
 )
 
 

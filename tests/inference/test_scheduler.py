@@ -206,6 +206,14 @@ def test_a_long_prompt_at_the_head_is_not_passed_over_by_short_ones_behind_it() 
         assert not short.inbox or long.inbox
 
 
+def test_one_is_let_in_only_if_those_that_run_can_go_on_for_a_page() -> None:
+    engine, runner = engine_of(pages=4, context_length=64)
+    params = SamplingParams(max_new_tokens=12, **GREEDY)
+    engine.generate([[97] * 15, [98] * 15, [99] * 15], params)
+    assert engine.stats.preemptions == 0
+    assert max(len(spans) for spans in runner.steps) == 2
+
+
 def test_what_can_never_fit_is_refused_with_a_way_out() -> None:
     engine, runner = engine_of(pages=2, context_length=64)
     with pytest.raises(UserError, match=r"need room for 33 tokens, the engine has it for 32; .*pages=3"):

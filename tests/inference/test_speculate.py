@@ -100,6 +100,15 @@ def test_text_that_repeats_is_written_in_fewer_steps_and_the_rate_is_counted() -
     assert stats.steps == stats.tokens - stats.accepted < 60
 
 
+def test_nothing_is_guessed_behind_a_texts_last_token() -> None:
+    runner = FakeRunner(20, context_length=256)
+    for count in range(1, 12):
+        Engine((runner, BYTES), drafter=SmallerModel(FakeRunner(20, 256))).generate(
+            [list(b"abcde" * 6)], SamplingParams(max_new_tokens=count, temperature=0, ignore_eot=True)
+        )
+        assert max(span.start + len(span.tokens) for span in runner.steps[-1]) == 30 + count - 1
+
+
 @pytest.mark.parametrize("context_length", [200, 48])
 def test_a_smaller_model_that_is_as_good_is_always_right_and_its_pages_come_back(context_length: int) -> None:
     larger, smaller = FakeRunner(60, context_length), FakeRunner(60, context_length)
