@@ -20,8 +20,9 @@ from gpt2.inference.sampling import SamplingParams
 if TYPE_CHECKING:
     from gpt2.inference.runners.base import Runner
 
-LONGEST = 16  # tokens; checking so many costs 1.7 times one token where one stream is written
-PRICE = 0.05  # of a step, for each token that is checked beside it
+LONGEST = 16  # tokens; checking so many costs two or three times one token where one stream is written
+PRICE = 0.1  # of a step, for each token that is checked beside it
+HIGHEST_PRICE = 0.8  # where many streams are written a step costs nearly as much again for as many tokens again
 RUNS = ((5, LONGEST), (3, 6), (2, 3))  # so many tokens that stood there before are worth so many guesses
 FIRST_PAUSE, LAST_PAUSE = 1, 128  # tokens without guesses after one that was all wrong
 
@@ -131,8 +132,7 @@ class PromptLookup:
         return [self._propose(request, most) for request, most in wants]
 
     def learn(self, request: Request, drafted: int, accepted: int) -> None:
-        # A step of many streams is no longer cheap to add to: guesses must be right more often.
-        self._texts[request].gate.learn(drafted, accepted, min(0.6, PRICE * self._streams))
+        self._texts[request].gate.learn(drafted, accepted, min(HIGHEST_PRICE, PRICE * self._streams))
 
     def forget(self, request: Request) -> None:
         self._texts.pop(request, None)
