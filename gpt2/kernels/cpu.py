@@ -10,6 +10,7 @@ and a sequence's heads are each one worker's, and the order of every sum is fixe
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numba
@@ -32,6 +33,7 @@ from gpt2.kernels.vectors import (
     atomic_swap,
     pause,
     pointer,
+    prefetch,
     tile_bytes,
     tile_float,
 )
@@ -53,10 +55,10 @@ LINE = 8  # 64-bit numbers in a cache line: counters that several cores write st
 ONE = f32(1.0)
 GELU_A = f32(2.0 * math.sqrt(2.0 / math.pi))  # gelu_tanh(x) = x sigmoid(A (x + B x^3)), Hendrycks & Gimpel 2016
 GELU_B = f32(0.044715)
-SPINS = 1024  # waiting rounds (some microseconds) before the processor is offered to others
+SPINS = 1024  # waiting rounds (about 35 microseconds) before the processor is offered to others
 PATIENCE = 400_000  # such offers before a worker counts as lost: ten seconds and more
 
-_yield_processor = types.ExternalFunction("sched_yield", types.int32())
+_yield_processor = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
 
 
 @kernel
@@ -140,8 +142,7 @@ def barrier(plan: Any) -> Any:
         pause()
         if spins % SPINS == 0:
             _yield_processor()
-            if spins == SPINS:
-                atomic_add(plan[WAITS], 1)
+            atomic_add(plan[WAITS], 1)
             if atomic_load(abort) != 0 or spins > SPINS * PATIENCE:
                 atomic_store(abort, 1)
                 return True
@@ -249,7 +250,7 @@ def matmul(plan: Any, index: Any, x: Any, tokens: Any, out: Any, out_stride: Any
 
 @kernel
 def quantise(plan: Any, row: Any, token: Any, columns: Any, first: Any, last: Any) -> None:
-    """Groups first to last of a token's row of floats -> the plan's bytes, with each group's scale and sum."""
+    """Groups first to last of a token's row of floats -> the plan's bytes, with each group's scale, and its sum times -128."""
     scales, sums = floats(plan[SCALES], 1 << 40), ints(plan[SUMS], 1 << 40)
     for group in range(first, last):
         x = floats(row + group * GROUP * 4, GROUP)
@@ -264,7 +265,7 @@ def quantise(plan: Any, row: Any, token: Any, columns: Any, first: Any, last: An
             out[i] = np.int8(q)
             total += q
         scales[group * plan[TOKENS_MOST] + token] = top / f32(127.0)
-        sums[group * plan[TOKENS_MOST] + token] = total
+        sums[group * plan[TOKENS_MOST] + token] = total * np.int32(-128)
 
 
 @kernel
@@ -429,8 +430,11 @@ def look_back(plan: Any, layer: Any, table: Any, head: Any, m: Any, q: Any, posi
     stride = plan[SCORE_STRIDE]
     scores = plan[SCORES] + worker * 8 * stride * 4
     scratch = plan[SCRATCH] + worker * 8 * pad * 4
+    lines = pad * LANES * size // 64  # of a page's keys, and as many of its values
     for page in range(pages):
         place = page_place(plan, layer, np.int64(table[page]), head)
+        following = page_place(plan, layer, np.int64(table[min(page + 1, pages - 1)]), head)
+        prefetch(plan[POOL] + following * 2 * lines * 64, 2 * lines)
         float_tile(m, kind, plan[POOL] + place * 2 * pad * LANES * size, q, plan[QKV_STRIDE], pad,
                    scores + page * LANES * 4, stride, plan[ZEROS], 0)  # fmt: skip
         if kind == INT8:
@@ -500,7 +504,7 @@ def attention(plan: Any, layer: Any, worker: Any) -> None:
 
 @kernel
 def keep_wanted(plan: Any) -> None:
-    """Move the residual rows whose logits are wanted to the front; they stand in order, so each finds its place free."""
+    """Move the residual rows whose logits are wanted to the front; none is overwritten before it has moved."""
     width = plan[WIDTH]
     wanted = ints(plan[OUTPUT_TOKENS], plan[OUTPUTS])
     for row in range(plan[OUTPUTS]):

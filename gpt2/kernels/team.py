@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from gpt2.kernels import cpu
 
 SPIN_ROUNDS = 30_000  # pauses, about a millisecond
 STEPS_ALONE = 64  # before a loaded machine is tried with all workers again
-LONG_WAITS = 4  # in one step: the sign of a loaded machine
+WAIT_SECONDS = 35e-6  # at least, for each wait that the kernels count
+LOADED = 0.4  # of the last steps' time spent in waits: the sign of a core that others use
+MEMORY = 0.8  # weight of what was before in that average
 
 
 class Team:
@@ -32,6 +35,7 @@ class Team:
         for place, field in enumerate((cpu.BARRIER, cpu.ABORT, cpu.CALL, cpu.WAITS, cpu.PARKED)):
             plan[field] = start + place * line * 8
         self._alone = 0  # steps that one worker still does by itself
+        self._strain = 0.0  # share of the last steps' time that was spent waiting
         self._start()
 
     def run(self) -> None:
@@ -40,7 +44,7 @@ class Team:
             self._start()  # a fork has no threads
         alone = self.workers == 1 or self._alone > 0
         self._set_workers(1 if alone else self.workers)
-        before = self._word(3)
+        before, start = self._word(3), time.perf_counter()
         asleep = cpu.call(self.plan)
         for worker in range(1, self.workers):
             if asleep >> worker & 1:
@@ -48,8 +52,10 @@ class Team:
         if cpu.forward(self.plan, 0):
             self._abandon()
         self._alone = max(0, self._alone - 1)
-        if not alone and self._word(3) - before >= LONG_WAITS:
-            self._alone = STEPS_ALONE
+        waited = (self._word(3) - before) * WAIT_SECONDS / (time.perf_counter() - start)
+        self._strain = MEMORY * self._strain + (1 - MEMORY) * min(1.0, waited)
+        if self._strain > LOADED:
+            self._alone, self._strain = STEPS_ALONE, 0.0
 
     def close(self) -> None:
         """Let the threads end."""

@@ -6,8 +6,8 @@ alone and in a batch. Addresses are plain integers; whoever calls answers for th
 
     M tokens of a tile  K columns (a multiple of 64)  G groups of 64 columns
 
-The packed forms are those of gpt2/model/quant.py. 8-bit weights go through vpdpbusd (unsigned weight, signed activation,
-four products a lane) where the processor has it, else through the same sum in plain vector code.
+The packed forms are those of gpt2/model/quant.py. 8-bit weights go through vpdpbusd (unsigned weight, signed
+activation, four products a lane) where the processor has it, else through the same sum in plain vector code.
 """
 
 from __future__ import annotations
@@ -107,6 +107,13 @@ class Emitter:
         """Keep the compiler from reordering loads over this point: it would break the memory's streams (half speed)."""
         self.builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True), [])
 
+    def separate(self, address: Any) -> Any:
+        """The same address, but the compiler no longer knows how it came about: it keeps a register for it.
+
+        Else it makes each row's address from the one before it, over and over, and the sums wait for that.
+        """
+        return self.builder.call(ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0"), [address])
+
     def variables(self, count: int, kind: Any) -> list[Any]:
         """Registers that a loop carries, zero at first."""
         places = [cgutils.alloca_once(self.builder, kind) for _ in range(count)]
@@ -155,7 +162,7 @@ def tile_float(typingctx: Any, m: Any, kind: Any, w: Any, x: Any, x_stride: Any,
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, _, w, x, x_stride, columns, out, out_stride, bias, add = args
         emit = Emitter(builder)
-        rows = [emit.at(x, builder.mul(I64(m), x_stride), 4) for m in range(tokens)]
+        rows = [emit.separate(emit.at(x, builder.mul(I64(m), x_stride), 4)) for m in range(tokens)]
         sums = [emit.variables(tokens, FLOATS) for _ in range(2)]
         with cgutils.for_range(builder, builder.udiv(columns, I64(unroll))) as loop:
             first = builder.mul(loop.index, I64(unroll))
@@ -176,11 +183,12 @@ def tile_float(typingctx: Any, m: Any, kind: Any, w: Any, x: Any, x_stride: Any,
 
 @intrinsic(prefer_literal=True)
 def tile_bytes(typingctx: Any, m: Any, kind: Any, w: Any, scales: Any, per: Any, x: Any, x_stride: Any, x_scales: Any,
-               x_sums: Any, group_stride: Any, groups: Any, out: Any, out_stride: Any, bias: Any, add: Any) -> Any:  # fmt: skip
+               x_sums: Any, group_stride: Any, groups: Any, out: Any, out_stride: Any, bias: Any,
+               add: Any) -> Any:  # fmt: skip
     """out (M, 16) = x (M, K) @ w (K, 16) + bias for INT8 and INT4 weights and 8-bit activations.
 
     scales (G / per, 16) are bfloat16; x (M, K) signed bytes, x_scales and x_sums (G, group_stride), float32 and int32,
-    are each group's scale and sum. Weights are stored with an offset (128, or 8), which the sums take back.
+    are each group's scale and -128 times its sum: weights are stored with an offset (128, or 8), which that takes back.
     """
     tokens, stored = m.literal_value, kind.literal_value
     chains = max(1, 4 // tokens)  # so that one sum need not wait for the one before; whole numbers: the order is free
@@ -189,7 +197,7 @@ def tile_bytes(typingctx: Any, m: Any, kind: Any, w: Any, scales: Any, per: Any,
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, _, w, scales, per, x, x_stride, x_scales, x_sums, group_stride, groups, out, out_stride, bias, add = args
         emit = Emitter(builder)
-        rows = [emit.at(x, builder.mul(I64(m), x_stride)) for m in range(tokens)]
+        rows = [emit.separate(emit.at(x, builder.mul(I64(m), x_stride))) for m in range(tokens)]
         sums = emit.variables(tokens, FLOATS)
         scale_place, left = cgutils.alloca_once_value(builder, scales), cgutils.alloca_once_value(builder, per)
         with cgutils.for_range(builder, groups) as loop:
@@ -211,9 +219,11 @@ def tile_bytes(typingctx: Any, m: Any, kind: Any, w: Any, scales: Any, per: Any,
 
 
 def _start(emit: Emitter, x_sums: Any, corner: Any, m: int, offset: int) -> Any:
-    """-offset * (sum of the group's activations), in every lane."""
-    total = emit.load(emit.at(emit.at(x_sums, corner, 4), 4 * m), I32, 4)
-    return emit.spread(emit.builder.mul(total, I32(-offset)))
+    """-offset * (sum of the group's activations), in every lane; x_sums hold it for an offset of 128."""
+    total = emit.spread(emit.load(emit.at(emit.at(x_sums, corner, 4), 4 * m), I32, 4))
+    if offset == 128:
+        return total
+    return emit.builder.ashr(total, ir.Constant(INTS, [4] * LANES))  # 8 is 128 / 16
 
 
 def _int8_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner: Any, chains: int) -> list[Any]:
@@ -257,6 +267,21 @@ def _sum(emit: Emitter, parts: list[Any]) -> Any:
     for part in parts[1:]:
         total = emit.builder.add(total, part)
     return total
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any, count: Any) -> Any:
+    """Ask for `count` cache lines from an address on, without waiting for them."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        with cgutils.for_range(builder, args[1]) as loop:
+            line = builder.add(args[0], builder.mul(loop.index, I64(64)))
+            builder.call(function, [builder.inttoptr(line, I8.as_pointer()), I32(0), I32(3), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), code
 
 
 @intrinsic
