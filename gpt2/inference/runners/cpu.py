@@ -7,6 +7,7 @@ Its numbers do not depend on what else a step reads, on how a prompt is cut into
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -31,7 +32,11 @@ SECOND_CACHE = 512 * 1024  # bytes of activations that a worker goes over again 
 
 
 class CpuRunner:
-    """A packed model with a pool of `pages`; `kv` is the form of keys and values (None: by the weights')."""
+    """A packed model with a pool of `pages`; `kv` is the form of keys and values (None: by the weights').
+
+    Tokens are chosen from the first `vocab_size` (a tokenizer may know fewer than the model; 0: all). `threads` 0 means
+    GPT2_THREADS, else every core.
+    """
 
     def __init__(
         self,
@@ -41,13 +46,15 @@ class CpuRunner:
         max_tokens: int = 512,
         max_outputs: int = 64,
         threads: int = 0,
+        vocab_size: int = 0,
     ) -> None:
         kv = kv or ("float32" if model.weights == "float32" else "bfloat16")
         if kv not in KV_DTYPES:
             raise UserError(f"keys and values in {kv}: choose {', '.join(KV_DTYPES)}")
         self.model, self.config, self.kv = model, model.config, kv
         self.pages, self.max_tokens, self.max_outputs = pages, max_tokens, max_outputs
-        self.threads = min(threads or cores(), 64)
+        self.vocab_size = min(vocab_size or self.config.vocab_size, self.config.vocab_size)
+        self.threads = min(threads or thread_count(), 64)
         self._kept: list[np.ndarray] = []  # whatever the plan holds addresses of
         self._plan = np.zeros(cpu.FIELDS, np.int64)
         self._describe_model()
@@ -61,10 +68,10 @@ class CpuRunner:
         with self._lock:
             self._describe_step(spans)
             self._team.run()
-            self.logits = self._logits[: self._plan[cpu.OUTPUTS], : self.config.vocab_size]
+            self.logits = self._logits[: self._plan[cpu.OUTPUTS], : self.vocab_size]
 
     def choose(self, asks: Sequence[Ask]) -> list[Choice]:
-        return choose_rows(self._logits[: len(self.logits)], asks, self.config.vocab_size)
+        return choose_rows(self._logits[: len(self.logits)], asks, self.vocab_size)
 
     def logprobs(self, targets: Sequence[int]) -> list[float]:
         rows = zip(self.logits, targets, strict=True)
@@ -154,7 +161,7 @@ class CpuRunner:
         stride = padded(self.config.context_length, LANES)
         head_pad = int(plan[cpu.HEAD_PAD])
         self._logits = aligned((self.max_outputs, int(plan[cpu.LOGIT_STRIDE])), np.float32)
-        self.logits = self._logits[:0, : self.config.vocab_size]
+        self.logits = self._logits[:0, : self.vocab_size]
         plan[cpu.LOGITS] = self._keep(self._logits)
         floats = {
             cpu.X: (tokens, int(plan[cpu.WIDTH_PAD])),
@@ -224,6 +231,14 @@ class CpuRunner:
             array = np.ascontiguousarray(array)
         self._kept.append(array)
         return int(array.ctypes.data)
+
+
+def thread_count() -> int:
+    """GPT2_THREADS, else the cores that this process may use."""
+    text = os.environ.get("GPT2_THREADS", "")
+    if text and not (text.isdigit() and int(text) > 0):
+        raise UserError(f"GPT2_THREADS={text}: must be a whole number of at least 1")
+    return int(text) if text else cores()
 
 
 def padded(count: int, multiple: int) -> int:
