@@ -36,6 +36,7 @@ from gpt2.kernels.vectors import (
     prefetch,
     tile_bytes,
     tile_float,
+    tile_halves,
 )
 
 f32 = np.float32
@@ -43,12 +44,12 @@ f32 = np.float32
 # Fields of the plan. First the model's shape and buffers, fixed; then what each step sets.
 (
     LAYERS, HEADS, HEAD_DIM, HEAD_PAD, WIDTH, WIDTH_PAD, ATTENTION_PAD, INNER, INNER_PAD, QKV_STRIDE, LOGIT_STRIDE,
-    BY_LAYER, ERF, EPSILON, QUANTISED, KV_KIND, POOL_PAGES, TILE_BYTES,
+    BY_LAYER, ERF, EPSILON, SHORT, KV_KIND, POOL_PAGES, TILE_BYTES,
     MATRICES, NORMS, POSITION, POOL, POOL_SCALES, ZEROS,
-    X, NORM, QKV, HEAD_OUT, MLP, LOGITS, BYTES, SCALES, SUMS, TOKENS_MOST, SCORES, SCORE_STRIDE, SCRATCH,
+    X, NORM, QKV, HEAD_OUT, MLP, LOGITS, BYTES, SCALES, SUMS, TOKENS_MOST, SCORES, SCORE_STRIDE, WEIGHTS, SCRATCH,
     TOKENS, TOKEN_IDS, POSITIONS, SPANS, SPAN_TABLE, PAGE_TABLE, OUTPUTS, OUTPUT_TOKENS,
     WORKERS, BARRIER, ABORT, CALL, TICKETS, WAITS, PARKED, FIELDS,
-) = range(53)  # fmt: skip
+) = range(54)  # fmt: skip
 MATRIX_FIELDS = KIND, DATA, SCALE, PER, BIAS, BLOCKS, COLUMNS, MATRIX_WIDTH = tuple(range(8))
 SPAN_FIELDS = FIRST, COUNT, START, PAGES, WANTED, FIRST_OUTPUT, SPAN_WIDTH = tuple(range(7))
 LINE = 8  # 64-bit numbers in a cache line: counters that several cores write stand so far apart
@@ -152,7 +153,7 @@ def barrier(plan: Any) -> Any:
 @kernel
 def float_tile(m: Any, kind: Any, w: Any, x: Any, x_stride: Any, columns: Any, out: Any, out_stride: Any, bias: Any,
                add: Any) -> None:  # fmt: skip
-    """`tile_float` for an m and a kind that are known only now."""
+    """`tile_float` or, for bfloat16 (x too, its stride in such numbers), `tile_halves` for an m known only now."""
     if kind == FLOAT32:
         if m == 8:
             tile_float(8, 0, w, x, x_stride, columns, out, out_stride, bias, add)
@@ -164,13 +165,13 @@ def float_tile(m: Any, kind: Any, w: Any, x: Any, x_stride: Any, columns: Any, o
             tile_float(1, 0, w, x, x_stride, columns, out, out_stride, bias, add)
     elif kind == BFLOAT16:
         if m == 8:
-            tile_float(8, 1, w, x, x_stride, columns, out, out_stride, bias, add)
+            tile_halves(8, w, x, x_stride, columns // 2, out, out_stride, bias, add)
         elif m == 4:
-            tile_float(4, 1, w, x, x_stride, columns, out, out_stride, bias, add)
+            tile_halves(4, w, x, x_stride, columns // 2, out, out_stride, bias, add)
         elif m == 2:
-            tile_float(2, 1, w, x, x_stride, columns, out, out_stride, bias, add)
+            tile_halves(2, w, x, x_stride, columns // 2, out, out_stride, bias, add)
         else:
-            tile_float(1, 1, w, x, x_stride, columns, out, out_stride, bias, add)
+            tile_halves(1, w, x, x_stride, columns // 2, out, out_stride, bias, add)
     elif m == 8:
         tile_float(8, 2, w, x, x_stride, columns, out, out_stride, bias, add)
     elif m == 4:
@@ -216,7 +217,7 @@ def tile_size(left: Any) -> Any:
 
 @kernel
 def matmul(plan: Any, index: Any, x: Any, tokens: Any, out: Any, out_stride: Any, add: Any, worker: Any) -> None:
-    """out (T, rows) = x (T, K) @ matrix' + bias, this worker's rows; x is float32, or the plan's bytes."""
+    """out (T, rows) = x (T, K) @ matrix' + bias, this worker's rows. x is float32; for other kinds its short form."""
     matrix = words(plan[MATRICES] + index * MATRIX_WIDTH * 8, MATRIX_WIDTH)
     kind, columns = matrix[KIND], matrix[COLUMNS]
     first, last = share(matrix[BLOCKS], worker, plan[WORKERS])
@@ -227,7 +228,8 @@ def matmul(plan: Any, index: Any, x: Any, tokens: Any, out: Any, out_stride: Any
         block_bytes, scale_bytes = columns * LANES // 2, groups * LANES * 2
     else:
         block_bytes, scale_bytes = columns * LANES * (4 if kind == FLOAT32 else 2), 0
-    row_bytes = columns if plan[QUANTISED] else columns * 4
+    row_bytes = columns * (4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1)
+    rows = x if kind == FLOAT32 else plan[BYTES]
     batch = max(8, plan[TILE_BYTES] // row_bytes // 8 * 8)  # tokens whose activations stay in the second cache
     for begin in range(0, tokens, batch):
         end = min(tokens, begin + batch)
@@ -240,47 +242,59 @@ def matmul(plan: Any, index: Any, x: Any, tokens: Any, out: Any, out_stride: Any
                 m = tile_size(end - t)
                 place = out + (t * out_stride + block * LANES) * 4
                 if kind <= BFLOAT16:
-                    float_tile(m, kind, w, x + t * row_bytes, columns, columns, place, out_stride, bias, add)
+                    float_tile(m, kind, w, rows + t * row_bytes, columns, columns, place, out_stride, bias, add)
                 else:
-                    byte_tile(m, kind, w, scales, matrix[PER], plan[BYTES] + t * columns, columns,
+                    byte_tile(m, kind, w, scales, matrix[PER], rows + t * columns, columns,
                               plan[SCALES] + t * 4, plan[SUMS] + t * 4, plan[TOKENS_MOST], groups,
                               place, out_stride, bias, add)  # fmt: skip
                 t += m
 
 
 @kernel
-def quantise(plan: Any, row: Any, token: Any, columns: Any, first: Any, last: Any) -> None:
-    """Groups first to last of a token's row of floats -> the plan's bytes, with each group's scale, and its sum times -128."""
-    scales, sums = floats(plan[SCALES], 1 << 40), ints(plan[SUMS], 1 << 40)
-    for group in range(first, last):
-        x = floats(row + group * GROUP * 4, GROUP)
-        out = signed(plan[BYTES] + token * columns + group * GROUP, GROUP)
-        top = f32(0.0)
-        for i in range(GROUP):
-            top = max(top, abs(x[i]))
-        inverse = f32(127.0) / top if top > f32(0.0) else f32(0.0)
-        total = np.int32(0)
-        for i in range(GROUP):
-            q = np.int32(x[i] * inverse + f32(128.5)) - np.int32(128)
-            out[i] = np.int8(q)
-            total += q
-        scales[group * plan[TOKENS_MOST] + token] = top / f32(127.0)
-        sums[group * plan[TOKENS_MOST] + token] = total * np.int32(-128)
+def shorten(plan: Any, row: Any, token: Any, columns: Any, first: Any, last: Any) -> None:
+    """Groups first to last of a token's row of floats -> the form that the weights are multiplied with, in BYTES."""
+    if plan[SHORT] == BFLOAT16:
+        x = floats(row, columns)
+        out = halves(plan[BYTES] + token * columns * 2, columns)
+        for i in range(first * GROUP, last * GROUP):
+            out[i] = narrow(x[i])
+    elif plan[SHORT] == INT8:
+        for group in range(first, last):
+            quantise(plan, row, token, columns, group)
 
 
 @kernel
-def quantise_all(plan: Any, x: Any, columns: Any, tokens: Any, worker: Any) -> None:
-    """x (T, K) -> bytes; groups of all tokens are shared out."""
+def quantise(plan: Any, row: Any, token: Any, columns: Any, group: Any) -> None:
+    """One group as bytes; its scale, and -128 times its sum."""
+    scales, sums = floats(plan[SCALES], 1 << 40), ints(plan[SUMS], 1 << 40)
+    x = floats(row + group * GROUP * 4, GROUP)
+    out = signed(plan[BYTES] + token * columns + group * GROUP, GROUP)
+    top = f32(0.0)
+    for i in range(GROUP):
+        top = max(top, abs(x[i]))
+    inverse = f32(127.0) / top if top > f32(0.0) else f32(0.0)
+    total = np.int32(0)
+    for i in range(GROUP):
+        q = np.int32(x[i] * inverse + f32(128.5)) - np.int32(128)
+        out[i] = np.int8(q)
+        total += q
+    scales[group * plan[TOKENS_MOST] + token] = top / f32(127.0)
+    sums[group * plan[TOKENS_MOST] + token] = total * np.int32(-128)
+
+
+@kernel
+def shorten_all(plan: Any, x: Any, columns: Any, tokens: Any, worker: Any) -> None:
+    """x (T, K) -> BYTES; groups of all tokens are shared out."""
     groups = columns // GROUP
     first, last = share(tokens * groups, worker, plan[WORKERS])
     for item in range(first, last):
         token, group = item // groups, item % groups
-        quantise(plan, x + token * columns * 4, token, columns, group, group + 1)
+        shorten(plan, x + token * columns * 4, token, columns, group, group + 1)
 
 
 @kernel
 def gelu(plan: Any, tokens: Any, worker: Any) -> None:
-    """The MLP's hidden row through its non-linearity, in place, and to bytes where weights are bytes."""
+    """The MLP's hidden row through its non-linearity, in place, and in its short form."""
     columns = plan[INNER_PAD]
     groups = columns // GROUP
     first, last = share(tokens * groups, worker, plan[WORKERS])
@@ -295,8 +309,7 @@ def gelu(plan: Any, tokens: Any, worker: Any) -> None:
             for i in range(GROUP):
                 v = x[i]
                 x[i] = v / (ONE + exp(-GELU_A * v * (ONE + GELU_B * v * v)))
-        if plan[QUANTISED]:
-            quantise(plan, row, token, columns, group, group + 1)
+        shorten(plan, row, token, columns, group, group + 1)
 
 
 @kernel
@@ -319,8 +332,7 @@ def norm(plan: Any, index: Any, tokens: Any, worker: Any) -> None:
         inverse = ONE / np.sqrt(total / f32(width) + epsilon)
         for i in range(width):
             out[i] = (x[i] - mean) * inverse * gain[i] + bias[i]
-        if plan[QUANTISED]:
-            quantise(plan, plan[NORM] + token * columns * 4, token, columns, 0, columns // GROUP)
+        shorten(plan, plan[NORM] + token * columns * 4, token, columns, 0, columns // GROUP)
 
 
 @kernel
@@ -349,7 +361,7 @@ def look_up(matrix: Any, row: Any, out: Any) -> None:
     elif kind == BFLOAT16:
         bits = halves(matrix[DATA] + block * columns * LANES * 2, columns * LANES)
         for k in range(out.size):
-            out[k] = widen(bits[k * LANES + lane])
+            out[k] = widen(bits[(k // 2 * LANES + lane) * 2 + k % 2])
     else:
         stored = unsigned(matrix[DATA] + block * columns * LANES, columns * LANES)
         count = -(-(columns // GROUP) // matrix[PER])
@@ -367,7 +379,10 @@ def page_place(plan: Any, layer: Any, page: Any, head: Any) -> Any:
 
 @kernel
 def remember(plan: Any, layer: Any, page: Any, head: Any, slot: Any, k: Any, v: Any) -> None:
-    """Write one token's key and value of a head: keys (D, 16 slots), values (D / 16, 16 slots, 16)."""
+    """Write one token's key and value of a head: keys (D, 16 slots), values (D / 16, 16 slots, 16).
+
+    In bfloat16 two d of a key lie side by side, and two slots of a value: keys (D / 2, 16, 2), values (D / 16, 8, 16, 2).
+    """
     pad = plan[HEAD_PAD]
     place = page_place(plan, layer, page, head)
     half = pad * LANES
@@ -379,8 +394,9 @@ def remember(plan: Any, layer: Any, page: Any, head: Any, slot: Any, k: Any, v: 
     elif plan[KV_KIND] == BFLOAT16:
         bits = halves(plan[POOL] + place * 2 * half * 2, 2 * half)
         for d in range(k.size):
-            bits[d * LANES + slot] = narrow(k[d])
-            bits[half + (d // LANES * LANES + slot) * LANES + d % LANES] = narrow(v[d])
+            bits[(d // 2 * LANES + slot) * 2 + d % 2] = narrow(k[d])
+            place = d // LANES * LANES * LANES + (slot // 2 * LANES + d % LANES) * 2 + slot % 2
+            bits[half + place] = narrow(v[d])
     else:
         stored = signed(plan[POOL] + place * 2 * half, 2 * half)
         scales = floats(plan[POOL_SCALES] + place * 2 * LANES * 4, 2 * LANES)
@@ -424,47 +440,76 @@ def attend(plan: Any, layer: Any, span: Any, head: Any, queries: Any, out_first:
 def look_back(plan: Any, layer: Any, table: Any, head: Any, m: Any, q: Any, position: Any, out_row: Any,
               worker: Any) -> None:  # fmt: skip
     """softmax(q k') v for m tokens that follow one another, the first of them at `position`."""
-    kind, pad, width = plan[KV_KIND], plan[HEAD_PAD], plan[HEAD_DIM]
-    size = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1
+    pad, width, stride = plan[HEAD_PAD], plan[HEAD_DIM], plan[SCORE_STRIDE]
     pages = (position + m - 1) // LANES + 1
-    stride = plan[SCORE_STRIDE]
     scores = plan[SCORES] + worker * 8 * stride * 4
     scratch = plan[SCRATCH] + worker * 8 * pad * 4
-    lines = pad * LANES * size // 64  # of a page's keys, and as many of its values
-    for page in range(pages):
-        place = page_place(plan, layer, np.int64(table[page]), head)
-        following = page_place(plan, layer, np.int64(table[min(page + 1, pages - 1)]), head)
-        prefetch(plan[POOL] + following * 2 * lines * 64, 2 * lines)
-        float_tile(m, kind, plan[POOL] + place * 2 * pad * LANES * size, q, plan[QKV_STRIDE], pad,
-                   scores + page * LANES * 4, stride, plan[ZEROS], 0)  # fmt: skip
-        if kind == INT8:
-            scale = floats(plan[POOL_SCALES] + place * 2 * LANES * 4, LANES)
-            for i in range(m):
-                row = floats(scores + (i * stride + page * LANES) * 4, LANES)
-                for lane in range(LANES):
-                    row[lane] *= scale[lane]
+    weights = plan[WEIGHTS] + worker * 8 * stride * 2
+    if plan[KV_KIND] == BFLOAT16:  # the scratch holds the queries until the values are summed there
+        for i in range(m):
+            row, out = floats(q + i * plan[QKV_STRIDE] * 4, pad), halves(scratch + i * pad * 2, pad)
+            for d in range(pad):
+                out[d] = narrow(row[d])
+        score(plan, layer, table, head, m, scratch, pad, pages, scores)
+    else:
+        score(plan, layer, table, head, m, q, plan[QKV_STRIDE], pages, scores)
     scale = ONE / np.sqrt(f32(width))
     if plan[BY_LAYER]:
         scale /= f32(layer + 1)
     for i in range(m):
-        softmax(floats(scores + i * stride * 4, pages * LANES), position + i + 1, scale)
-    for page in range(pages):
-        place = page_place(plan, layer, np.int64(table[page]), head)
-        if kind == INT8:
-            scales = floats(plan[POOL_SCALES] + (place * 2 + 1) * LANES * 4, LANES)
-            for i in range(m):
-                row = floats(scores + (i * stride + page * LANES) * 4, LANES)
-                for lane in range(LANES):
-                    row[lane] *= scales[lane]
-        values = plan[POOL] + (place * 2 + 1) * pad * LANES * size
-        for chunk in range(pad // LANES):
-            float_tile(m, kind, values + chunk * LANES * LANES * size, scores + page * LANES * 4, stride, LANES,
-                       scratch + chunk * LANES * 4, pad, plan[ZEROS], min(page, 1))  # fmt: skip
+        row = floats(scores + i * stride * 4, pages * LANES)
+        softmax(row, position + i + 1, scale)
+        if plan[KV_KIND] == BFLOAT16:
+            out = halves(weights + i * stride * 2, pages * LANES)
+            for t in range(pages * LANES):
+                out[t] = narrow(row[t])
+    sum_values(plan, layer, table, head, m, weights if plan[KV_KIND] == BFLOAT16 else scores, pages, scratch)
     for i in range(m):
         found = floats(scratch + i * pad * 4, width)
         out = floats(plan[HEAD_OUT] + ((out_row + i) * plan[ATTENTION_PAD] + head * width) * 4, width)
         for d in range(width):
             out[d] = found[d]
+
+
+@kernel
+def score(plan: Any, layer: Any, table: Any, head: Any, m: Any, q: Any, q_stride: Any, pages: Any, scores: Any) -> None:
+    """q k' of m tokens with all that lies in the pages."""
+    kind, pad, stride = plan[KV_KIND], plan[HEAD_PAD], plan[SCORE_STRIDE]
+    size = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1
+    half = pad * LANES * size
+    for page in range(pages):
+        place = page_place(plan, layer, np.int64(table[page]), head)
+        following = page_place(plan, layer, np.int64(table[min(page + 1, pages - 1)]), head)
+        prefetch(plan[POOL] + following * 2 * half, 2 * half // 64)
+        out = scores + page * LANES * 4
+        float_tile(m, kind, plan[POOL] + place * 2 * half, q, q_stride, pad, out, stride, plan[ZEROS], 0)
+        if kind == INT8:
+            stretch(out, stride, m, plan[POOL_SCALES] + place * 2 * LANES * 4)
+
+
+@kernel
+def sum_values(plan: Any, layer: Any, table: Any, head: Any, m: Any, weights: Any, pages: Any, out: Any) -> None:
+    """out (M, D) = the values in the pages, by the weights (M, slots) of m tokens."""
+    kind, pad, stride = plan[KV_KIND], plan[HEAD_PAD], plan[SCORE_STRIDE]
+    size = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1
+    for page in range(pages):
+        place = page_place(plan, layer, np.int64(table[page]), head) * 2 + 1
+        row = weights + page * LANES * (2 if kind == BFLOAT16 else 4)
+        if kind == INT8:
+            stretch(row, stride, m, plan[POOL_SCALES] + place * LANES * 4)
+        for chunk in range(pad // LANES):
+            values = plan[POOL] + (place * pad + chunk * LANES) * LANES * size
+            float_tile(m, kind, values, row, stride, LANES, out + chunk * LANES * 4, pad, plan[ZEROS], min(page, 1))
+
+
+@kernel
+def stretch(rows: Any, stride: Any, m: Any, scales: Any) -> None:
+    """Multiply 16 numbers of m rows by the 16 scales of a page of bytes."""
+    scale = floats(scales, LANES)
+    for i in range(m):
+        row = floats(rows + i * stride * 4, LANES)
+        for lane in range(LANES):
+            row[lane] *= scale[lane]
 
 
 @kernel
@@ -535,8 +580,8 @@ def forward(plan: Any, worker: Any) -> bool:
             return True
         if tokens == 0:
             return False
-        if plan[QUANTISED]:
-            quantise_all(plan, plan[HEAD_OUT], plan[ATTENTION_PAD], tokens, worker)
+        if plan[SHORT] != FLOAT32:
+            shorten_all(plan, plan[HEAD_OUT], plan[ATTENTION_PAD], tokens, worker)
             if barrier(plan):
                 return True
         matmul(plan, 4 * layer + 1, plan[HEAD_OUT], tokens, plan[X], plan[WIDTH_PAD], 1, worker)

@@ -143,15 +143,16 @@ def pack_float32(source: Any, data: Any, begin: int, end: int) -> bool:
 
 @njit(**OPTIONS)
 def pack_bfloat16(source: Any, data: Any, begin: int, end: int) -> bool:
-    """Blocks begin to end of data, uint16 [Np/16][Kp][16]; False if a number is not finite."""
-    tile = np.zeros((data.shape[1], LANES), f32)
+    """Blocks begin to end of data, uint16 [Np/16][Kp/2][16][2]; False if a number is not finite."""
+    tile = np.zeros((2 * data.shape[1], LANES), f32)
     for block in range(begin, end):
         if not _load(source, block, tile):
             return False
         target = data[block]
-        for column in range(tile.shape[0]):
+        for pair in range(len(target)):
             for lane in range(LANES):
-                target[column, lane] = np.uint16(_narrow(tile[column, lane]))
+                target[pair, lane, 0] = np.uint16(_narrow(tile[2 * pair, lane]))
+                target[pair, lane, 1] = np.uint16(_narrow(tile[2 * pair + 1, lane]))
     return True
 
 

@@ -41,6 +41,21 @@ def host_features() -> dict[str, bool]:
     return dict(llvm.get_host_cpu_features())
 
 
+class BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
+HALVES32 = ir.VectorType(BFloat(), 32)
+HAS_BF16 = all(host_features().get(name, False) for name in ("avx512f", "avx512bf16"))
 HAS_VNNI = all(host_features().get(name, False) for name in ("avx512f", "avx512bw", "avx512vnni"))
 
 
@@ -103,6 +118,25 @@ class Emitter:
             total = self.builder.add(total, self.builder.sext(part, INTS))
         return total
 
+    def dot_halves(self, total: Any, weights: Any, two: Any) -> Any:
+        """total (16 float32) + for each lane its two bfloat16 weights (an int) times two others (one int)."""
+        if HAS_BF16:
+            kind = ir.FunctionType(FLOATS, [FLOATS, HALVES32, HALVES32])
+            function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+            operands = [self.builder.bitcast(value, HALVES32) for value in (weights, self.spread(two))]
+            return self.builder.call(function, [total, *operands])
+        two = self.spread(two)
+        for part in (self._high, self._low):
+            total = self.multiply_add(part(two), part(weights), total)
+        return total
+
+    def _low(self, pairs: Any) -> Any:
+        """The first bfloat16 of each pair as float32."""
+        return self.builder.bitcast(self.builder.shl(pairs, ir.Constant(INTS, [16] * LANES)), FLOATS)
+
+    def _high(self, pairs: Any) -> Any:
+        return self.builder.bitcast(self.builder.and_(pairs, ir.Constant(INTS, [0xFFFF0000] * LANES)), FLOATS)
+
     def fence(self) -> None:
         """Keep the compiler from reordering loads over this point: it would break the memory's streams (half speed)."""
         self.builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True), [])
@@ -153,10 +187,10 @@ def tile_float(typingctx: Any, m: Any, kind: Any, w: Any, x: Any, x_stride: Any,
                out_stride: Any, bias: Any, add: Any) -> Any:  # fmt: skip
     """out (M, 16) = x (M, columns) @ w (columns, 16) + bias, all float32 sums; `columns` is a multiple of 8.
 
-    w holds float32, bfloat16 or signed bytes; strides count floats. Even and odd columns are summed apart.
+    w holds float32 or signed bytes; strides count floats. Even and odd columns are summed apart.
     """
     tokens, stored = m.literal_value, kind.literal_value
-    size = (4, 2, 1)[stored]
+    size = 4 if stored == FLOAT32 else 1
     unroll = 8
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -179,6 +213,37 @@ def tile_float(typingctx: Any, m: Any, kind: Any, w: Any, x: Any, x_stride: Any,
         return context.get_dummy_value()
 
     return types.void(m, kind, *_integers(8)), code
+
+
+@intrinsic(prefer_literal=True)
+def tile_halves(typingctx: Any, m: Any, w: Any, x: Any, x_stride: Any, pairs: Any, out: Any, out_stride: Any, bias: Any,
+                add: Any) -> Any:  # fmt: skip
+    """out (M, 16) = x (M, 2 pairs) @ w (pairs, 16, 2) + bias; both bfloat16, x_stride in them; `pairs` is a multiple of 4.
+
+    Products are summed in float32, those of even and odd pairs apart.
+    """
+    tokens = m.literal_value
+    unroll = 4
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, w, x, x_stride, pairs, out, out_stride, bias, add = args
+        emit = Emitter(builder)
+        rows = [emit.separate(emit.at(x, builder.mul(I64(m), x_stride), 2)) for m in range(tokens)]
+        sums = [emit.variables(tokens, FLOATS) for _ in range(2)]
+        with cgutils.for_range(builder, builder.udiv(pairs, I64(unroll))) as loop:
+            first = builder.mul(loop.index, I64(unroll))
+            for k in range(unroll):
+                weights = emit.load(emit.at(emit.at(w, first, 64), 64 * k), INTS, 1)
+                for m in range(tokens):
+                    two = emit.load(emit.at(emit.at(rows[m], first, 4), 4 * k), I32, 1)
+                    place = sums[k % 2][m]
+                    builder.store(emit.dot_halves(builder.load(place), weights, two), place)
+            emit.fence()
+        totals = [builder.fadd(builder.load(even), builder.load(odd)) for even, odd in zip(*sums, strict=True)]
+        emit.finish(totals, out, out_stride, bias, add)
+        return context.get_dummy_value()
+
+    return types.void(m, *_integers(8)), code
 
 
 @intrinsic(prefer_literal=True)

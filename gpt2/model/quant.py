@@ -5,7 +5,7 @@ outputs, K inputs. It lies in blocks of 16 rows, one row to a lane of a vector, 
 product reads them. Np is N rounded up to 16, Kp is K rounded up to 64; what is padded are weights of zero.
 
     float32    float32 [Np/16][Kp][16]
-    bfloat16   uint16  [Np/16][Kp][16]         the upper half of a float32
+    bfloat16   uint16  [Np/16][Kp/2][16][2]    the upper half of a float32
     int8       uint8   [Np/16][Kp/4][16][4]    q + 128, -127 <= q <= 127; W = q scale
     int4       uint8   [Np/16][Kp/64][8][16][4]  of 64 columns byte (j, lane, i) holds column 4j + i in its low half
                                                and column 32 + 4j + i in its high half, as q + 8, -8 <= q <= 7
@@ -63,7 +63,7 @@ def pack(matrix: Floats, kind: str, group: int = GROUP) -> Packed:
     if kind == "float32":
         packed.data[:] = blocks
     elif kind == "bfloat16":
-        packed.data[:] = to_bfloat16(blocks)
+        packed.data[:] = to_bfloat16(blocks).reshape(len(blocks), -1, 2, LANES).transpose(0, 1, 3, 2)
     elif kind == "int8":
         _fill_int8(packed, blocks)
     else:
@@ -76,7 +76,7 @@ def unpack(packed: Packed) -> Floats:
     if packed.kind == "float32":
         blocks = packed.data
     elif packed.kind == "bfloat16":
-        blocks = from_bfloat16(packed.data)
+        blocks = from_bfloat16(packed.data).transpose(0, 1, 3, 2).reshape(len(packed.data), -1, LANES)
     else:
         blocks = _steps(packed) * _columns(packed)
     matrix = blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])
@@ -109,7 +109,9 @@ def shapes(
         return (blocks, width // 4, LANES, 4), np.uint8, (blocks, -(-width // (group or width)), LANES)
     if kind == "int4":
         return (blocks, width // CHUNK, 8, LANES, 4), np.uint8, (blocks, width // CHUNK, LANES)
-    return (blocks, width, LANES), np.float32 if kind == "float32" else np.uint16, None
+    if kind == "bfloat16":
+        return (blocks, width // 2, LANES, 2), np.uint16, None
+    return (blocks, width, LANES), np.float32, None
 
 
 def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

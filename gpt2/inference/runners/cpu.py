@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -89,7 +89,8 @@ class CpuRunner:
 
     def _describe_model(self) -> None:
         config, plan = self.config, self._plan
-        quantised = any(matrix.kind in ("int8", "int4") for matrix in self.model.matrices.values())
+        kinds = {matrix.kind for matrix in self.model.matrices.values()}
+        short = INT8 if kinds & {"int8", "int4"} else BFLOAT16 if "bfloat16" in kinds else FLOAT32
         shape = {
             cpu.LAYERS: config.n_layer,
             cpu.HEADS: config.n_head,
@@ -104,7 +105,7 @@ class CpuRunner:
             cpu.LOGIT_STRIDE: padded(config.vocab_size, LANES),
             cpu.BY_LAYER: config.scale_by_layer,
             cpu.ERF: config.activation == "gelu_erf",
-            cpu.QUANTISED: quantised,
+            cpu.SHORT: short,
             cpu.TILE_BYTES: SECOND_CACHE,
         }
         for field, value in shape.items():
@@ -175,7 +176,8 @@ class CpuRunner:
         }
         for field, shape in floats.items():
             plan[field] = self._keep(aligned(shape, np.float32))
-        plan[cpu.BYTES] = self._keep(aligned((tokens, widest), np.int8))
+        plan[cpu.WEIGHTS] = self._keep(aligned((threads, 8, stride), np.uint16))
+        plan[cpu.BYTES] = self._keep(aligned((tokens, widest), np.uint16 if plan[cpu.SHORT] == BFLOAT16 else np.int8))
         plan[cpu.SUMS] = self._keep(aligned((widest // GROUP, tokens), np.int32))
         plan[cpu.TOKENS_MOST], plan[cpu.SCORE_STRIDE] = tokens, stride
         self._tickets = aligned((self.config.n_layer, cpu.LINE), np.int64)
@@ -246,7 +248,7 @@ def padded(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Zeros that begin on a cache line."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.zeros(size + 64, np.uint8)
