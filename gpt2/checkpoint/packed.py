@@ -2,7 +2,8 @@
 
 A packed folder holds config.json (with a key that names the format), quantized.safetensors and the tokenizer's files.
 Every matrix lies there as `model/quant.py` says, under its own name and, scales, that name and `.scales`; the norms'
-weights, biases and positions stay float32. No other program looks for a file of that name, so none finds a GPT-2 there
+weights, biases and positions stay float32. In int8 and int4 channels are evened out (`equalise.py`), so that norms and
+matrices are the model's own only together. No other program looks for a file of that name, so none finds a GPT-2 there
 and fills it with random weights.
 """
 
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from gpt2 import atomic
 from gpt2.checkpoint.arrays import ArrayFile, Stored, damaged, write_arrays
+from gpt2.checkpoint.equalise import Equalised
 from gpt2.checkpoint.hf_config import config_to_hf, read_config
 from gpt2.checkpoint.names import PACKED_WEIGHTS, expected_shapes, fitting, weight_files
 from gpt2.errors import UserError, did_you_mean
@@ -88,6 +90,8 @@ def _pack(
 ) -> PackedModel:
     check_format(weights)
     model = PackedModel(config, weights, group=group)
+    if weights not in ("float32", "bfloat16"):
+        read = Equalised(config, read)
     for name, (rows, _) in matrix_shapes(config, weights).items():
         source = "wte.weight" if name == "lm_head.weight" and config.tie_head else name
         try:
