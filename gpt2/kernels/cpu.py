@@ -106,6 +106,25 @@ def narrow(value: Any) -> Any:
 
 
 @kernel
+def largest(x: Any, count: Any) -> Any:
+    """The largest absolute number of x[:count]. As whole numbers, in whose maximum no NaN hinders vectors."""
+    top = np.int32(0)
+    for i in range(count):
+        top = max(top, np.int32(as_bits(x[i]) & np.uint32(0x7FFFFFFF)))
+    return as_float(np.uint32(top))
+
+
+@kernel
+def highest(x: Any, count: Any) -> Any:
+    """The maximum of x[:count], likewise: a float's bits are in order, but for negative ones, whose lower bits turn."""
+    top = np.int32(-0x80000000)
+    for i in range(count):
+        bits = np.int32(as_bits(x[i]))
+        top = max(top, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    return as_float(np.uint32(top ^ ((top >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+
+
+@kernel
 def exp(x: Any) -> Any:
     """exp to about 2e-7 relative: a power of two times a polynomial, arithmetic that LLVM turns into vectors."""
     z = min(max(x, f32(-87.0)), f32(88.0)) * f32(1.4426950408889634)
@@ -269,9 +288,7 @@ def quantise(plan: Any, row: Any, token: Any, columns: Any, group: Any) -> None:
     scales, sums = floats(plan[SCALES], 1 << 40), ints(plan[SUMS], 1 << 40)
     x = floats(row + group * GROUP * 4, GROUP)
     out = signed(plan[BYTES] + token * columns + group * GROUP, GROUP)
-    top = f32(0.0)
-    for i in range(GROUP):
-        top = max(top, abs(x[i]))
+    top = largest(x, GROUP)
     inverse = f32(127.0) / top if top > f32(0.0) else f32(0.0)
     total = np.int32(0)
     for i in range(GROUP):
@@ -400,9 +417,7 @@ def remember(plan: Any, layer: Any, page: Any, head: Any, slot: Any, k: Any, v: 
     else:
         stored = signed(plan[POOL] + place * 2 * half, 2 * half)
         scales = floats(plan[POOL_SCALES] + place * 2 * LANES * 4, 2 * LANES)
-        top_k, top_v = f32(0.0), f32(0.0)
-        for d in range(k.size):
-            top_k, top_v = max(top_k, abs(k[d])), max(top_v, abs(v[d]))
+        top_k, top_v = largest(k, k.size), largest(v, v.size)
         scales[slot], scales[LANES + slot] = top_k / f32(127.0), top_v / f32(127.0)
         inverse_k = f32(127.0) / top_k if top_k > f32(0.0) else f32(0.0)
         inverse_v = f32(127.0) / top_v if top_v > f32(0.0) else f32(0.0)
@@ -515,9 +530,7 @@ def stretch(rows: Any, stride: Any, m: Any, scales: Any) -> None:
 @kernel
 def softmax(row: Any, count: Any, scale: Any) -> None:
     """softmax of scale * row[:count], in place; zeros behind."""
-    top = row[0]
-    for i in range(1, count):
-        top = max(top, row[i])
+    top = highest(row, count)
     for i in range(count):
         row[i] = exp((row[i] - top) * scale)
     row[count:] = f32(0.0)
