@@ -389,48 +389,50 @@ def look_up(matrix: Any, row: Any, out: Any) -> None:
 
 
 @kernel
-def page_place(plan: Any, layer: Any, page: Any, head: Any) -> Any:
-    """Which (layer, page, head) of the pool: its keys come first, its values after them."""
-    return (layer * plan[POOL_PAGES] + page) * plan[HEADS] + head
+def page_place(plan: Any, layer: Any, page: Any, which: Any, head: Any) -> Any:
+    """Which (layer, page, keys or values, head) of the pool."""
+    return ((layer * plan[POOL_PAGES] + page) * 2 + which) * plan[HEADS] + head
 
 
 @kernel
 def remember(plan: Any, layer: Any, page: Any, head: Any, slot: Any, k: Any, v: Any) -> None:
     """Write one token's key and value of a head: keys (D, 16 slots), values (D / 16, 16 slots, 16).
 
-    In bfloat16 two d of a key lie side by side, and two slots of a value: keys (D / 2, 16, 2), values (D / 16, 8, 16, 2).
+    In bfloat16 two d of a key lie side by side, and two slots of a value: (D / 2, 16, 2) and (D / 16, 8, 16, 2).
     """
-    pad = plan[HEAD_PAD]
-    place = page_place(plan, layer, page, head)
-    half = pad * LANES
+    half = plan[HEAD_PAD] * LANES
+    key, value = page_place(plan, layer, page, 0, head), page_place(plan, layer, page, 1, head)
     if plan[KV_KIND] == FLOAT32:
-        keys = floats(plan[POOL] + place * 2 * half * 4, 2 * half)
+        keys, values = floats(plan[POOL] + key * half * 4, half), floats(plan[POOL] + value * half * 4, half)
         for d in range(k.size):
             keys[d * LANES + slot] = k[d]
-            keys[half + (d // LANES * LANES + slot) * LANES + d % LANES] = v[d]
+            values[(d // LANES * LANES + slot) * LANES + d % LANES] = v[d]
     elif plan[KV_KIND] == BFLOAT16:
-        bits = halves(plan[POOL] + place * 2 * half * 2, 2 * half)
+        key_bits, value_bits = halves(plan[POOL] + key * half * 2, half), halves(plan[POOL] + value * half * 2, half)
         for d in range(k.size):
-            bits[(d // 2 * LANES + slot) * 2 + d % 2] = narrow(k[d])
+            key_bits[(d // 2 * LANES + slot) * 2 + d % 2] = narrow(k[d])
             place = d // LANES * LANES * LANES + (slot // 2 * LANES + d % LANES) * 2 + slot % 2
-            bits[half + place] = narrow(v[d])
+            value_bits[place] = narrow(v[d])
     else:
-        stored = signed(plan[POOL] + place * 2 * half, 2 * half)
-        scales = floats(plan[POOL_SCALES] + place * 2 * LANES * 4, 2 * LANES)
-        top_k, top_v = largest(k, k.size), largest(v, v.size)
-        scales[slot], scales[LANES + slot] = top_k / f32(127.0), top_v / f32(127.0)
-        inverse_k = f32(127.0) / top_k if top_k > f32(0.0) else f32(0.0)
-        inverse_v = f32(127.0) / top_v if top_v > f32(0.0) else f32(0.0)
-        for d in range(k.size):
-            stored[d * LANES + slot] = np.int8(np.int32(k[d] * inverse_k + f32(128.5)) - np.int32(128))
-            stored[half + (d // LANES * LANES + slot) * LANES + d % LANES] = np.int8(
-                np.int32(v[d] * inverse_v + f32(128.5)) - np.int32(128)
-            )
+        scales = floats(plan[POOL_SCALES], 1 << 40)
+        scales[key * LANES + slot] = to_bytes(k, signed(plan[POOL] + key * half, half), slot, LANES, LANES)
+        scales[value * LANES + slot] = to_bytes(v, signed(plan[POOL] + value * half, half), slot * LANES, 1, LANES * LANES)
 
 
 @kernel
-def attend(plan: Any, layer: Any, span: Any, head: Any, queries: Any, out_first: Any, worker: Any) -> None:
-    """One head of one span: remember its new keys and values, then let its last `queries` tokens look back.
+def to_bytes(x: Any, out: Any, first: Any, step: Any, block: Any) -> Any:
+    """x as signed bytes, 16 of them `step` apart, the next 16 a `block` further; returns their scale."""
+    top = largest(x, x.size)
+    inverse = f32(127.0) / top if top > f32(0.0) else f32(0.0)
+    for d in range(x.size):
+        q = np.int32(x[d] * inverse + f32(128.5)) - np.int32(128)
+        out[first + d // LANES * block + d % LANES * step] = np.int8(q)
+    return top / f32(127.0)
+
+
+@kernel
+def attend(plan: Any, layer: Any, span: Any, head: Any, heads: Any, queries: Any, out_first: Any, worker: Any) -> None:
+    """Some heads of one span: remember its new keys and values, then let its last `queries` tokens look back.
 
     Results go to rows from `out_first` on of HEAD_OUT.
     """
@@ -438,83 +440,101 @@ def attend(plan: Any, layer: Any, span: Any, head: Any, queries: Any, out_first:
     table = ints(plan[PAGE_TABLE] + span[PAGES] * 4, 1 << 40)
     all_heads = plan[HEADS] * width
     for i in range(span[COUNT]):
-        row = plan[QKV] + ((span[FIRST] + i) * stride + head * width) * 4
+        row = plan[QKV] + (span[FIRST] + i) * stride * 4
         position = span[START] + i
-        k, v = floats(row + all_heads * 4, width), floats(row + 2 * all_heads * 4, width)
-        remember(plan, layer, np.int64(table[position // LANES]), head, position % LANES, k, v)
-    begin = span[COUNT] - queries
-    done = 0
-    while done < queries:
-        m = tile_size(queries - done)
-        q = plan[QKV] + ((span[FIRST] + begin + done) * stride + head * width) * 4
-        look_back(plan, layer, table, head, m, q, span[START] + begin + done, out_first + done, worker)
-        done += m
+        page = np.int64(table[position // LANES])
+        for h in range(head, head + heads):
+            k, v = floats(row + (all_heads + h * width) * 4, width), floats(row + (2 * all_heads + h * width) * 4, width)
+            remember(plan, layer, page, h, position % LANES, k, v)
+    first = plan[QKV] + (span[FIRST] + span[COUNT] - queries) * stride * 4
+    position = span[START] + span[COUNT] - queries
+    if queries == 1:  # the heads' keys lie one behind the other: read them so
+        look_back(plan, layer, table, head, heads, 1, first + head * width * 4, position, out_first, worker)
+        return
+    for h in range(head, head + heads):
+        done = 0
+        while done < queries:
+            m = tile_size(queries - done)
+            q = first + (done * stride + h * width) * 4
+            look_back(plan, layer, table, h, 1, m, q, position + done, out_first + done, worker)
+            done += m
 
 
 @kernel
-def look_back(plan: Any, layer: Any, table: Any, head: Any, m: Any, q: Any, position: Any, out_row: Any,
+def look_back(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, q: Any, position: Any, out_row: Any,
               worker: Any) -> None:  # fmt: skip
-    """softmax(q k') v for m tokens that follow one another, the first of them at `position`."""
+    """softmax(q k') v: of one head for m tokens that follow one another, the first of them at `position`.
+
+    Or of up to 8 heads for one token; the buffers have a row for each token or head.
+    """
     pad, width, stride = plan[HEAD_PAD], plan[HEAD_DIM], plan[SCORE_STRIDE]
-    pages = (position + m - 1) // LANES + 1
+    pages, rows = (position + m - 1) // LANES + 1, m * heads
     scores = plan[SCORES] + worker * 8 * stride * 4
     scratch = plan[SCRATCH] + worker * 8 * pad * 4
     weights = plan[WEIGHTS] + worker * 8 * stride * 2
-    if plan[KV_KIND] == BFLOAT16:  # the scratch holds the queries until the values are summed there
-        for i in range(m):
-            row, out = floats(q + i * plan[QKV_STRIDE] * 4, pad), halves(scratch + i * pad * 2, pad)
+    short = plan[KV_KIND] == BFLOAT16
+    q_stride, head_stride = plan[QKV_STRIDE], width * 4
+    if short:  # the scratch holds the queries until the values are summed there
+        for i in range(rows):
+            row = floats(q + (i * width if heads > 1 else i * q_stride) * 4, pad)
+            out = halves(scratch + i * pad * 2, pad)
             for d in range(pad):
                 out[d] = narrow(row[d])
-        score(plan, layer, table, head, m, scratch, pad, pages, scores)
-    else:
-        score(plan, layer, table, head, m, q, plan[QKV_STRIDE], pages, scores)
+        q, q_stride, head_stride = scratch, pad, pad * 2
+    score(plan, layer, table, head, heads, m, q, q_stride, head_stride, pages, scores)
     scale = ONE / np.sqrt(f32(width))
     if plan[BY_LAYER]:
         scale /= f32(layer + 1)
-    for i in range(m):
+    for i in range(rows):
         row = floats(scores + i * stride * 4, pages * LANES)
-        softmax(row, position + i + 1, scale)
-        if plan[KV_KIND] == BFLOAT16:
+        softmax(row, position + i % m + 1, scale)
+        if short:
             out = halves(weights + i * stride * 2, pages * LANES)
             for t in range(pages * LANES):
                 out[t] = narrow(row[t])
-    sum_values(plan, layer, table, head, m, weights if plan[KV_KIND] == BFLOAT16 else scores, pages, scratch)
-    for i in range(m):
+    sum_values(plan, layer, table, head, heads, m, weights if short else scores, pages, scratch)
+    for i in range(rows):
         found = floats(scratch + i * pad * 4, width)
-        out = floats(plan[HEAD_OUT] + ((out_row + i) * plan[ATTENTION_PAD] + head * width) * 4, width)
+        place = (out_row + i % m) * plan[ATTENTION_PAD] + (head + i // m) * width
+        out = floats(plan[HEAD_OUT] + place * 4, width)
         for d in range(width):
             out[d] = found[d]
 
 
 @kernel
-def score(plan: Any, layer: Any, table: Any, head: Any, m: Any, q: Any, q_stride: Any, pages: Any, scores: Any) -> None:
-    """q k' of m tokens with all that lies in the pages."""
+def score(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, q: Any, q_stride: Any, head_stride: Any,
+          pages: Any, scores: Any) -> None:  # fmt: skip
+    """q k' of m tokens, or heads, with all that lies in the pages."""
     kind, pad, stride = plan[KV_KIND], plan[HEAD_PAD], plan[SCORE_STRIDE]
-    size = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1
-    half = pad * LANES * size
+    half = pad * LANES * (4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1)
     for page in range(pages):
-        place = page_place(plan, layer, np.int64(table[page]), head)
-        following = page_place(plan, layer, np.int64(table[min(page + 1, pages - 1)]), head)
-        prefetch(plan[POOL] + following * 2 * half, 2 * half // 64)
-        out = scores + page * LANES * 4
-        float_tile(m, kind, plan[POOL] + place * 2 * half, q, q_stride, pad, out, stride, plan[ZEROS], 0)
-        if kind == INT8:
-            stretch(out, stride, m, plan[POOL_SCALES] + place * 2 * LANES * 4)
+        number, following = np.int64(table[page]), np.int64(table[min(page + 1, pages - 1)])
+        prefetch(plan[POOL] + page_place(plan, layer, following, 0, head) * half, heads * half // 64)
+        prefetch(plan[POOL] + page_place(plan, layer, number, 1, head) * half, heads * half // 64)
+        for h in range(heads):
+            place = page_place(plan, layer, number, 0, head + h)
+            out = scores + (h * stride + page * LANES) * 4
+            float_tile(m, kind, plan[POOL] + place * half, q + h * head_stride, q_stride, pad, out, stride, plan[ZEROS], 0)
+            if kind == INT8:
+                stretch(out, stride, m, plan[POOL_SCALES] + place * LANES * 4)
 
 
 @kernel
-def sum_values(plan: Any, layer: Any, table: Any, head: Any, m: Any, weights: Any, pages: Any, out: Any) -> None:
-    """out (M, D) = the values in the pages, by the weights (M, slots) of m tokens."""
+def sum_values(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, weights: Any, pages: Any, out: Any) -> None:
+    """out (M, D) = the values in the pages, by the weights (M, slots) of m tokens, or heads."""
     kind, pad, stride = plan[KV_KIND], plan[HEAD_PAD], plan[SCORE_STRIDE]
-    size = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1
+    size, step = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1, 2 if kind == BFLOAT16 else 4
     for page in range(pages):
-        place = page_place(plan, layer, np.int64(table[page]), head) * 2 + 1
-        row = weights + page * LANES * (2 if kind == BFLOAT16 else 4)
-        if kind == INT8:
-            stretch(row, stride, m, plan[POOL_SCALES] + place * LANES * 4)
-        for chunk in range(pad // LANES):
-            values = plan[POOL] + (place * pad + chunk * LANES) * LANES * size
-            float_tile(m, kind, values, row, stride, LANES, out + chunk * LANES * 4, pad, plan[ZEROS], min(page, 1))
+        number = np.int64(table[page])
+        for h in range(heads):
+            place = page_place(plan, layer, number, 1, head + h)
+            row = weights + (h * stride + page * LANES) * step
+            if kind == INT8:
+                stretch(row, stride, m, plan[POOL_SCALES] + place * LANES * 4)
+            for chunk in range(pad // LANES):
+                values = plan[POOL] + (place * pad + chunk * LANES) * LANES * size
+                target = out + (h * pad + chunk * LANES) * 4
+                float_tile(m, kind, values, row, stride, LANES, target, pad, plan[ZEROS], min(page, 1))
 
 
 @kernel
@@ -544,20 +564,22 @@ def softmax(row: Any, count: Any, scale: Any) -> None:
 
 @kernel
 def attention(plan: Any, layer: Any, worker: Any) -> None:
-    """All heads of all spans, to whoever is free; in the last layer only tokens whose logits are wanted."""
+    """All heads of all spans, some at a time to whoever is free; in the last layer only tokens that logits are wanted of."""
     last = layer == plan[LAYERS] - 1
-    count = plan[SPANS] * plan[HEADS]
+    heads = min(8, -(-plan[HEADS] // plan[WORKERS]))
+    parts = -(-plan[HEADS] // heads)
     ticket = plan[TICKETS] + layer * LINE * 8
     while True:
         item = atomic_add(ticket, 1)
-        if item >= count:
+        if item >= plan[SPANS] * parts:
             return
-        span = words(plan[SPAN_TABLE] + item // plan[HEADS] * SPAN_WIDTH * 8, SPAN_WIDTH)
-        head = item % plan[HEADS]
+        span = words(plan[SPAN_TABLE] + item // parts * SPAN_WIDTH * 8, SPAN_WIDTH)
+        head = item % parts * heads
+        count = min(heads, plan[HEADS] - head)
         if last:
-            attend(plan, layer, span, head, span[WANTED], span[FIRST_OUTPUT], worker)
+            attend(plan, layer, span, head, count, span[WANTED], span[FIRST_OUTPUT], worker)
         else:
-            attend(plan, layer, span, head, span[COUNT], span[FIRST], worker)
+            attend(plan, layer, span, head, count, span[COUNT], span[FIRST], worker)
 
 
 @kernel

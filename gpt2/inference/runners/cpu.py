@@ -149,7 +149,7 @@ class CpuRunner:
 
     def _make_pool(self) -> None:
         config, plan = self.config, self._plan
-        shape = (config.n_layer, self.pages, config.n_head, 2, padded(config.head_dim, LANES) * PAGE_SIZE)
+        shape = (config.n_layer, self.pages, 2, config.n_head, padded(config.head_dim, LANES) * PAGE_SIZE)
         self._pool = aligned(shape, KV_DTYPES[self.kv])
         self._scales = aligned((*shape[:4], PAGE_SIZE), np.float32) if self.kv == "int8" else None
         plan[cpu.POOL], plan[cpu.POOL_PAGES] = self._keep(self._pool), self.pages
