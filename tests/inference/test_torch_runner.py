@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,6 +14,7 @@ from gpt2.errors import UserError
 from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.generate import generate
 from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.inference.runners import graphs
 from gpt2.inference.runners.graphs import Decode, shape_of
 from gpt2.inference.runners.paged import Flat
 from gpt2.inference.runners.torch import TorchRunner, choose_on_device
@@ -275,13 +276,31 @@ def test_fixed_shapes_are_few_and_large_enough() -> None:
     assert shape_of(spans(5, 3), 64) == (8, 64)
 
 
+def test_each_shape_is_recorded_once_and_other_steps_go_the_plain_way(
+    module: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bookkeeping around the recording, with steps that run eagerly in its place."""
+    recorded: list[tuple[int, int]] = []
+
+    def eagerly(decode: Decode) -> Callable[[], torch.Tensor]:
+        recorded.append((len(decode.tokens), decode.table.size(1) * PAGE_SIZE))
+        return decode.run
+
+    monkeypatch.setattr(graphs, "record", eagerly)
+    plain = write_greedily(make_book(module), PROMPTS, 20)
+    book = make_book(module)
+    book.runner._graphs = graphs.Graphs(module, book.runner.pool)
+    assert write_greedily(book, PROMPTS, 20) == plain
+    assert recorded == [(8, 64)]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_recorded_steps_on_cuda_are_the_plain_ones(dtype: torch.dtype) -> None:
     module = make(scale=5.0).to("cuda", dtype)
     runs = []
-    for graphs in (True, False):
-        runner = TorchRunner(module, 40, graphs=graphs)
+    for recorded in (True, False):
+        runner = TorchRunner(module, 40, graphs=recorded)
         runs.append(write_greedily(Book(runner), PROMPTS, 20))
         assert runner.logits.device.type == "cuda"
     assert runs[0] == runs[1]

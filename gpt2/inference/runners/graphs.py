@@ -8,7 +8,7 @@ met; each is recorded when it is first met. What is padded reads and writes the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class Graphs:
 
     def __init__(self, module: GPT, pool: Pool) -> None:
         self.module, self.pool = module, pool
-        self._recorded: dict[tuple[int, int], tuple[Decode, torch.cuda.CUDAGraph, Tensor]] = {}
+        self._recorded: dict[tuple[int, int], tuple[Decode, Callable[[], Tensor]]] = {}
 
     def take(self, spans: Sequence[Span]) -> bool:
         """Whether a recorded step can read these: one token each, its logits wanted, not too many."""
@@ -79,17 +79,19 @@ class Graphs:
         return fitting and len(spans) <= SIZES[-1]
 
     def read(self, spans: Sequence[Span]) -> Tensor:
-        """The hidden states (n, C) after the spans' tokens."""
+        """The hidden states (n, C) after the spans' tokens; the next call may overwrite them."""
         shape = shape_of(spans, self.module.config.context_length)
         if shape not in self._recorded:
-            self._recorded[shape] = self._record(Decode(self.module, self.pool, *shape))
-        decode, graph, hidden = self._recorded[shape]
+            decode = Decode(self.module, self.pool, *shape)
+            self._recorded[shape] = decode, record(decode)
+        decode, replay = self._recorded[shape]
         decode.fill(spans)
-        graph.replay()
-        return hidden[: len(spans)]
+        return replay()[: len(spans)]
 
-    def _record(self, decode: Decode) -> tuple[Decode, torch.cuda.CUDAGraph, Tensor]:
-        """Run once on a stream of its own, as libraries set themselves up in the first call, then record."""
+
+def record(decode: Decode) -> Callable[[], Tensor]:
+    """`decode.run` as a CUDA graph: it runs once on a stream of its own, in which libraries set themselves up."""
+    with torch.cuda.device(decode.tokens.device):
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -98,7 +100,12 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             hidden = decode.run()
-        return decode, graph, hidden
+
+    def replay() -> Tensor:
+        graph.replay()
+        return hidden
+
+    return replay
 
 
 def shape_of(spans: Sequence[Span], context_length: int) -> tuple[int, int]:
