@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("gpt2.cli.train", "Train a model on prepared shards"),
     "generate": ("gpt2.cli.generate", "Let a model continue a prompt"),
     "chat": ("gpt2.cli.chat", "Write with a model in turns, each going on from the last"),
+    "quantize": ("gpt2.cli.quantize", "Make a folder with smaller weights, for writing on a processor"),
     "inspect": ("gpt2.cli.inspect", "Show what is inside a model: sizes, predictions, activations"),
     "doctor": ("gpt2.cli.doctor", "Show what this machine has, how fast it is, and what is missing"),
 }
