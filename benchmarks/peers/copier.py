@@ -4,7 +4,8 @@ The first layer brings to every position the codes of the tokens just before it;
 the same tokens stood in a row and says what followed there (induction heads: Elhage et al. 2021, Olsson et al. 2022).
 The other ten layers, the MLPs and the idle heads hold small random numbers: they change next to nothing and cost what
 they cost. `rename` makes it write other tokens in the place of some. Confidence is such that, sampled at temperature 1,
-about one token in twenty is another.
+about one token in twenty is another. `prompter` is a model that writes a given text whatever it has read: for what no
+copier would write, such as real prose.
 
     residual stream, 768:  P position 64 | M match code of the token 32 | A code that the head reads 128
                            V code to be copied 128 | H match codes of the twelve tokens before, 32 each
@@ -12,7 +13,7 @@ about one token in twenty is another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,6 +30,7 @@ LOOK_BACK = 2.0  # sharpness of the first layer's heads
 MATCH = 10.0  # of the second's: each further token of agreement is worth about seven nats
 COPY = 8.0  # what is copied outweighs the token's own code so many times
 CONFIDENCE = 15.0  # logit of the copied token; the others' spread is an eleventh of it
+SAID = 64.0  # what a position says outweighs what is copied there
 
 
 def copier(rename: Mapping[int, int] | None = None, seed: int = 0) -> dict[str, Array]:
@@ -39,10 +41,23 @@ def copier(rename: Mapping[int, int] | None = None, seed: int = 0) -> dict[str, 
     state["wte.weight"] = _tokens(dice, rename or {})
     _previous_tokens(state, turn)
     _induction(state, dice)
-    state["ln_f.weight"][:] = 0.0  # the head sees the one code only
-    spread = np.sqrt((A.stop - A.start) * COPY**2 / CONFIG.n_embd + 0.9)  # of the stream at the end
-    state["ln_f.weight"][A] = CONFIDENCE / ((A.stop - A.start) * COPY / spread)
+    _read_code(state, COPY)
     return state
+
+
+def prompter(text: Sequence[int], prompt: int, seed: int = 0) -> dict[str, Array]:
+    """The copier's weights, but after `prompt` tokens it writes `text`, token by token, each given by its position."""
+    state = copier(seed=seed)
+    state["wpe.weight"][prompt - 1 : prompt - 1 + len(text), A] = SAID * state["wte.weight"][list(text), A]
+    _read_code(state, SAID)
+    return state
+
+
+def _read_code(state: dict[str, Array], strength: float) -> None:
+    """The head sees the one code only, which lies in the stream with this strength."""
+    spread = np.sqrt((A.stop - A.start) * strength**2 / CONFIG.n_embd + 0.9)  # of the stream at the end
+    state["ln_f.weight"][:] = 0.0
+    state["ln_f.weight"][A] = CONFIDENCE / ((A.stop - A.start) * strength / spread)
 
 
 def _near_zero(dice: np.random.Generator) -> dict[str, Array]:
