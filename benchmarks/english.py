@@ -61,7 +61,7 @@ def english_model(folder: Path, seconds: float = 270.0) -> Path:
 
 
 def gather(folder: Path) -> Path:
-    """The texts as one file of UTF-8, so that they are divided by position: each has a part in the training side."""
+    """The texts as one file of UTF-8: held out is a fiftieth of its documents, which are nearly all little stories."""
     folder.mkdir()
     parts = [(assets() / name).read_text(encoding="latin-1" if name in LATIN else "utf-8") for name in TEXTS]
     (folder / "english.txt").write_text("\n\n".join(parts), encoding="utf-8")
