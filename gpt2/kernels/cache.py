@@ -34,7 +34,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 @functools.cache
 def folder() -> Path:
     """Where this version's compiled kernels lie: GPT2_CACHE, else the user's own cache."""
-    digest = hashlib.sha1()
+    digest = hashlib.sha1(repr([os.environ.get(name) for name in ("GPT2_VECTORS", "NUMBA_CPU_NAME")]).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     if os.environ.get("GPT2_CACHE"):

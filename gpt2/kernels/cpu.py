@@ -416,7 +416,9 @@ def remember(plan: Any, layer: Any, page: Any, head: Any, slot: Any, k: Any, v: 
     else:
         scales = floats(plan[POOL_SCALES], 1 << 40)
         scales[key * LANES + slot] = to_bytes(k, signed(plan[POOL] + key * half, half), slot, LANES, LANES)
-        scales[value * LANES + slot] = to_bytes(v, signed(plan[POOL] + value * half, half), slot * LANES, 1, LANES * LANES)
+        scales[value * LANES + slot] = to_bytes(
+            v, signed(plan[POOL] + value * half, half), slot * LANES, 1, LANES * LANES
+        )
 
 
 @kernel
@@ -444,7 +446,10 @@ def attend(plan: Any, layer: Any, span: Any, head: Any, heads: Any, queries: Any
         position = span[START] + i
         page = np.int64(table[position // LANES])
         for h in range(head, head + heads):
-            k, v = floats(row + (all_heads + h * width) * 4, width), floats(row + (2 * all_heads + h * width) * 4, width)
+            k, v = (
+                floats(row + (all_heads + h * width) * 4, width),
+                floats(row + (2 * all_heads + h * width) * 4, width),
+            )
             remember(plan, layer, page, h, position % LANES, k, v)
     first = plan[QKV] + (span[FIRST] + span[COUNT] - queries) * stride * 4
     position = span[START] + span[COUNT] - queries
@@ -514,13 +519,17 @@ def score(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, q: A
         for h in range(heads):
             place = page_place(plan, layer, number, 0, head + h)
             out = scores + (h * stride + page * LANES) * 4
-            float_tile(m, kind, plan[POOL] + place * half, q + h * head_stride, q_stride, pad, out, stride, plan[ZEROS], 0)
+            float_tile(
+                m, kind, plan[POOL] + place * half, q + h * head_stride, q_stride, pad, out, stride, plan[ZEROS], 0
+            )
             if kind == INT8:
                 stretch(out, stride, m, plan[POOL_SCALES] + place * LANES * 4)
 
 
 @kernel
-def sum_values(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, weights: Any, pages: Any, out: Any) -> None:
+def sum_values(
+    plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, weights: Any, pages: Any, out: Any
+) -> None:
     """out (M, D) = the values in the pages, by the weights (M, slots) of m tokens, or heads."""
     kind, pad, stride = plan[KV_KIND], plan[HEAD_PAD], plan[SCORE_STRIDE]
     size, step = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1, 2 if kind == BFLOAT16 else 4
@@ -564,7 +573,7 @@ def softmax(row: Any, count: Any, scale: Any) -> None:
 
 @kernel
 def attention(plan: Any, layer: Any, worker: Any) -> None:
-    """All heads of all spans, some at a time to whoever is free; in the last layer only tokens that logits are wanted of."""
+    """All heads of all spans, some at a time to whoever is free; in the last layer only tokens with wanted logits."""
     last = layer == plan[LAYERS] - 1
     heads = min(8, -(-plan[HEADS] // plan[WORKERS]))
     parts = -(-plan[HEADS] // heads)

@@ -41,7 +41,7 @@ def host_features() -> dict[str, bool]:
     return dict(llvm.get_host_cpu_features())
 
 
-class BFloat(ir.Type):
+class BFloat(ir.Type):  # type: ignore[misc]
     """LLVM's bfloat, which llvmlite has no name for."""
 
     def _to_string(self) -> str:
@@ -218,9 +218,9 @@ def tile_float(typingctx: Any, m: Any, kind: Any, w: Any, x: Any, x_stride: Any,
 @intrinsic(prefer_literal=True)
 def tile_halves(typingctx: Any, m: Any, w: Any, x: Any, x_stride: Any, pairs: Any, out: Any, out_stride: Any, bias: Any,
                 add: Any) -> Any:  # fmt: skip
-    """out (M, 16) = x (M, 2 pairs) @ w (pairs, 16, 2) + bias; both bfloat16, x_stride in them; `pairs` is a multiple of 4.
+    """out (M, 16) = x (M, 2 pairs) @ w (pairs, 16, 2) + bias; x and w bfloat16, x_stride counts such numbers.
 
-    Products are summed in float32, those of even and odd pairs apart.
+    `pairs` is a multiple of 4. Products are summed in float32, those of even and odd pairs apart.
     """
     tokens = m.literal_value
     unroll = 4
