@@ -1,6 +1,6 @@
 """The threads that do a step together, and what they do when the machine has no time for them.
 
-A thread waits for its next step by spinning for about a millisecond (a text's next token comes sooner), then sleeps.
+A thread waits for its next step by spinning for some milliseconds (a text's next token comes sooner), then sleeps.
 The kernels hold no interpreter lock and raise nothing. One caller at a time; results do not depend on the number of
 workers, so it may change from step to step: where another process takes a core away, a barrier costs more than the
 second core brings, and one worker goes on alone for a while.
@@ -17,7 +17,7 @@ import numpy as np
 from gpt2.errors import UserError
 from gpt2.kernels import cpu
 
-SPIN_ROUNDS = 30_000  # pauses, about a millisecond
+SPIN_ROUNDS = 100_000  # pauses, some milliseconds: longer than choosing the tokens of many streams takes
 STEPS_ALONE = 64  # before a loaded machine is tried with all workers again
 WAIT_SECONDS = 35e-6  # at least, for each wait that the kernels count
 LOADED = 0.4  # of the last steps' time spent in waits: the sign of a core that others use

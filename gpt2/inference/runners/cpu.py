@@ -7,6 +7,8 @@ Its numbers do not depend on what else a step reads, on how a prompt is cut into
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import threading
 from collections.abc import Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 KINDS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INT8, "int4": INT4}
 KV_DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
+LARGE = 2 << 20  # bytes
 SECOND_CACHE = 512 * 1024  # bytes of activations that a worker goes over again and again
 
 
@@ -185,47 +188,45 @@ class CpuRunner:
 
     def _describe_step(self, spans: Sequence[Span]) -> None:
         plan = self._plan
-        ids = np.array([token for span in spans for token in span.tokens], np.int32)
-        outputs = sum(span.outputs for span in spans)
-        if not 0 < len(ids) <= self.max_tokens or outputs > self.max_outputs:
-            raise ValueError(f"a step of {len(ids)} tokens and {outputs} outputs; made for at most "
-                             f"{self.max_tokens} and {self.max_outputs}")  # fmt: skip
-        positions = np.concatenate([np.arange(span.start, span.start + len(span.tokens)) for span in spans])
-        rows, tables, wanted = self._span_rows(spans)
-        self._step = [ids, positions.astype(np.int32), rows, tables, wanted]  # alive as long as the step
+        ids, positions, pages, wanted = self._check(spans)
+        rows, first, page, output = [], 0, 0, 0
+        for span in spans:
+            rows.append([first, len(span.tokens), span.start, page, span.outputs, output])
+            first, page, output = first + len(span.tokens), page + len(span.pages), output + span.outputs
+        self._step = [ids, positions, np.array(rows, np.int64), pages, wanted]  # alive as long as the step
         addresses = [array.ctypes.data for array in self._step]
         plan[cpu.TOKEN_IDS], plan[cpu.POSITIONS], plan[cpu.SPAN_TABLE] = addresses[:3]
         plan[cpu.PAGE_TABLE], plan[cpu.OUTPUT_TOKENS] = addresses[3:]
-        plan[cpu.TOKENS], plan[cpu.SPANS], plan[cpu.OUTPUTS] = len(ids), len(spans), outputs
+        plan[cpu.TOKENS], plan[cpu.SPANS], plan[cpu.OUTPUTS] = first, len(spans), output
         self._tickets[:, 0] = 0
 
-    def _span_rows(self, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows: list[list[int]] = []
+    def _check(self, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """All tokens, positions, pages and wanted rows. The kernels doubt none of them: they write where told."""
+        ids: list[int] = []
+        positions: list[int] = []
         pages: list[int] = []
         wanted: list[int] = []
-        first = 0
         for span in spans:
-            count = len(span.tokens)
-            self._check(span)
-            rows.append([first, count, span.start, len(pages), span.outputs, len(wanted)])
+            count, end = len(span.tokens), span.start + len(span.tokens)
+            if span.adapter:
+                raise UserError(f"adapter {span.adapter}: the processor's runner has none; merge it into the weights")
+            if not count or span.start < 0 or not 0 <= span.outputs <= count:
+                raise ValueError(f"a span of {count} tokens from {span.start} with {span.outputs} outputs")
+            if end > self.config.context_length or end > len(span.pages) * PAGE_SIZE:
+                raise ValueError(f"{end} tokens: {len(span.pages)} pages, context {self.config.context_length}")
+            ids.extend(span.tokens)
+            positions.extend(range(span.start, end))
             pages.extend(span.pages)
-            wanted.extend(range(first + count - span.outputs, first + count))
-            first += count
-        return np.array(rows, np.int64), np.array(pages, np.int32), np.array(wanted, np.int32)
-
-    def _check(self, span: Span) -> None:
-        """What the kernels take on trust: they write wherever they are told to."""
-        end = span.start + len(span.tokens)
-        if span.adapter:
-            raise UserError(f"adapter {span.adapter}: the processor's runner has none; merge it into the weights")
-        if not span.tokens or span.start < 0 or not 0 <= span.outputs <= len(span.tokens):
-            raise ValueError(f"a span of {len(span.tokens)} tokens from {span.start} with {span.outputs} outputs")
-        if end > self.config.context_length or end > len(span.pages) * PAGE_SIZE:
-            raise ValueError(f"{end} tokens: {len(span.pages)} pages, context {self.config.context_length}")
-        if min(span.pages) < 0 or max(span.pages) >= self.pages:
-            raise ValueError(f"page {max(span.pages)} of {self.pages}")
-        if min(span.tokens) < 0 or max(span.tokens) >= self.config.vocab_size:
-            raise ValueError(f"token {max(span.tokens)}: the model has {self.config.vocab_size}")
+            wanted.extend(range(len(ids) - span.outputs, len(ids)))
+        if not 0 < len(ids) <= self.max_tokens or len(wanted) > self.max_outputs:
+            raise ValueError(f"a step of {len(ids)} tokens and {len(wanted)} outputs; made for at most "
+                             f"{self.max_tokens} and {self.max_outputs}")  # fmt: skip
+        if min(pages) < 0 or max(pages) >= self.pages:
+            raise ValueError(f"pages {min(pages)} to {max(pages)} of {self.pages}")
+        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
+            raise ValueError(f"tokens {min(ids)} to {max(ids)}: the model has {self.config.vocab_size}")
+        found = [np.array(numbers, np.int32) for numbers in (ids, positions, pages, wanted)]
+        return found[0], found[1], found[2], found[3]
 
     def _keep(self, array: np.ndarray) -> int:
         """The array's address, good as long as the runner lives."""
@@ -251,6 +252,15 @@ def padded(count: int, multiple: int) -> int:
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Zeros that begin on a cache line."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 64, np.uint8)
+    raw = large(size + 64) if size >= LARGE else np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def large(size: int) -> np.ndarray:
+    """Zeros in pages of megabytes where the system has them: touching small ones costs a prompt a third more."""
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
