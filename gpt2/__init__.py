@@ -10,6 +10,7 @@ from gpt2.errors import UserError
 if TYPE_CHECKING:
     from gpt2.api import Model, load
     from gpt2.data.prepare import prepare
+    from gpt2.inference.engine import Engine
     from gpt2.inference.sampling import SamplingParams
     from gpt2.model.config import GPTConfig
     from gpt2.model.gpt import GPT
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Engine",
     "GPT",
     "GPTConfig",
     "Model",
@@ -32,6 +34,7 @@ __all__ = [
 
 # Public name -> module and the name there. `pretrain`, as `gpt2.train` is a package and cannot be a function too.
 _WHERE = {
+    "Engine": ("gpt2.inference.engine", "Engine"),
     "GPT": ("gpt2.model.gpt", "GPT"),
     "GPTConfig": ("gpt2.model.config", "GPTConfig"),
     "Model": ("gpt2.api", "Model"),

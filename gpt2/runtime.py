@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,7 +51,12 @@ class Runtime:
 
 
 def pick_device(name: str = "auto") -> str:
-    """`auto` means cuda, else mps, else cpu. A device that is not here is refused."""
+    """`auto` means cuda, else mps, else cpu. A device that is not here is refused.
+
+    torch is asked only where there may be something to find: its import takes longer than a short text.
+    """
+    if name == "cpu" or (name == "auto" and "torch" not in sys.modules and not may_have_gpu()):
+        return "cpu"
     import torch
 
     have_cuda, have_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -66,6 +72,12 @@ def pick_device(name: str = "auto") -> str:
         if not index.isdigit() or int(index) >= torch.cuda.device_count():
             raise UserError(f"--device {name}: this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return name
+
+
+def may_have_gpu() -> bool:
+    """Whether torch could find a GPU: a driver of NVIDIA or AMD, or macOS."""
+    places = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+    return sys.platform == "darwin" or any(map(os.path.exists, places)) or bool(shutil.which("nvidia-smi"))
 
 
 def pick_dtype(name: str, device: str) -> str:

@@ -85,3 +85,109 @@ def test_a_tokenizer_larger_than_the_model_does_not_belong_to_it() -> None:
 def test_a_model_needs_weights_from_somewhere() -> None:
     with pytest.raises(ValueError, match="a module or a folder"):
         gpt2.Model(TINY, BYTES)
+
+
+def written(folder: Path, **settings: str) -> tuple[str, type]:
+    model = gpt2.load(folder, **settings)
+    return model.generate("Once", temperature=0, max_new_tokens=30), type(model.engine().runner)
+
+
+def test_float32_weights_write_what_the_plain_loop_writes(folder: Path) -> None:
+    from gpt2.inference.generate import generate
+    from gpt2.inference.runners.cpu import CpuRunner
+
+    text, runner = written(folder, weights="float32")
+    params = gpt2.SamplingParams(temperature=0, max_new_tokens=30)
+    assert text == generate(gpt2.load(folder).module, BYTES, ["Once"], params)[0].text
+    assert runner is CpuRunner
+
+
+def test_auto_is_int8_and_says_so_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = gpt2.load(folder)
+    model.generate("Once", max_new_tokens=2)
+    model.results(["Once"] * 20, max_new_tokens=2)
+    assert capsys.readouterr().err == "int8 weights for writing; --weights float32 undoes it\n"
+    assert written(folder)[0] == written(folder, weights="int8")[0]
+    capsys.readouterr()
+    assert written(folder, dtype="bfloat16")[0] == written(folder, weights="bfloat16")[0]
+    assert capsys.readouterr().err == "bfloat16 weights for writing; --weights float32 undoes it\n"
+
+
+@pytest.mark.parametrize("kv", ["float32", "bfloat16", "int8"])
+def test_keys_and_values_are_kept_as_asked_for(folder: Path, kv: str) -> None:
+    runner = gpt2.load(folder, weights="int8", kv=kv).runner(2)
+    assert runner.kv == kv  # type: ignore[attr-defined]
+    assert runner.pages == 2 * 4
+
+
+def test_a_packed_folder_writes_as_it_is_and_has_no_module(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gpt2.checkpoint.packed import pack_folder, write_packed
+
+    write_packed(tmp_path / "packed", pack_folder(folder, TINY, "int4"), BYTES)
+    model = gpt2.load(tmp_path / "packed")
+    assert model.generate("Once", temperature=0, max_new_tokens=30) == written(folder, weights="int4")[0]
+    assert capsys.readouterr().err == ""
+    with pytest.raises(gpt2.UserError, match="its weights are packed"):
+        _ = model.module
+    with pytest.raises(gpt2.UserError, match=r"--weights int8: .* holds int4 only"):
+        gpt2.load(tmp_path / "packed", weights="int8").generate("x")
+
+
+def test_names_that_are_none_are_refused(folder: Path) -> None:
+    for settings, message in (
+        ({"weights": "int7"}, "--weights int7: unknown .did you mean"),
+        ({"kv": "int4"}, "--kv int4: unknown"),
+        ({"dtype": "float7"}, "--dtype float7: unknown"),
+    ):
+        with pytest.raises(gpt2.UserError, match=message):
+            gpt2.load(folder, **settings).generate("x")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_where_the_kernels_fail_torch_takes_over_and_says_why(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], packed: bool
+) -> None:
+    from gpt2.checkpoint.packed import pack_folder, write_packed
+    from gpt2.inference.runners import select
+    from gpt2.inference.runners.cpu import CpuRunner
+    from gpt2.inference.runners.torch import TorchRunner
+
+    expected = written(folder, weights="float32")[0]
+    if packed:
+        write_packed(tmp_path, pack_folder(folder, TINY, "float32"), BYTES)
+        folder = tmp_path
+    monkeypatch.setattr(CpuRunner, "step", lambda self, spans: 1 / 0)
+    assert written(folder, weights="float32") == (expected, TorchRunner)
+    line = "the kernels cannot write here (ZeroDivisionError: division by zero): torch does\n"
+    assert capsys.readouterr().err.endswith(line)
+    monkeypatch.setattr(select, "kernels_problem", lambda: "numba is not installed")
+    assert written(folder, weights="float32") == (expected, TorchRunner)
+    assert capsys.readouterr().err == "the kernels cannot write here (numba is not installed): torch does\n"
+
+
+def test_a_module_in_memory_writes_as_it_is() -> None:
+    from gpt2.inference.generate import generate
+
+    module = make(scale=15.0).bfloat16()
+    params = gpt2.SamplingParams(temperature=0, max_new_tokens=20)
+    text = gpt2.Model(TINY, BYTES, module).generate("Once", temperature=0, max_new_tokens=20)
+    assert text == generate(module, BYTES, ["Once"], params)[0].text
+
+
+def test_an_engine_is_made_of_a_model(folder: Path) -> None:
+    engine = gpt2.Engine(gpt2.load(folder, weights="float32"))
+    results = engine.generate(["Once", "a"], gpt2.SamplingParams(temperature=0, max_new_tokens=30))
+    assert results[0].text == written(folder, weights="float32")[0]
+
+
+def test_writing_on_a_processor_needs_no_torch(folder: Path) -> None:
+    code = f"""
+import sys
+from gpt2.cli.main import main
+assert main(["generate", "--model", {str(folder)!r}, "--device", "cpu", "--max-new-tokens", "5", "Once"]) == 0
+sys.exit(str(set(sys.modules) & {{"torch", "transformers", "matplotlib", "huggingface_hub", "rich"}} or ""))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[1:] in ([], [""]), done.stderr

@@ -12,6 +12,7 @@ import pytest
 import gpt2
 
 NAMES = {
+    "Engine",
     "GPT",
     "GPTConfig",
     "Model",

@@ -91,3 +91,14 @@ def test_talk_never_dies_on_a_console_that_is_not_utf8(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stderr", console)
     runtime.say("naïve — ok")
     assert console.buffer.getvalue() == b"na?ve ? ok\n"  # type: ignore[attr-defined]
+
+
+def test_without_a_gpu_s_driver_torch_is_not_even_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.shutil, "which", lambda name: None)
+    monkeypatch.setattr(runtime.os.path, "exists", lambda path: False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delitem(sys.modules, "torch")
+    assert runtime.pick_device() == "cpu"
+    assert "torch" not in sys.modules
+    monkeypatch.setattr(runtime.os.path, "exists", lambda path: path == "/proc/driver/nvidia")
+    assert runtime.may_have_gpu()

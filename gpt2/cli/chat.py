@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2.cli.writing import SETTINGS, load_model, model_options, sampling_options, sampling_params, unescape
+from gpt2.cli.writing import (
+    SETTINGS,
+    load_model,
+    make_drafter,
+    model_options,
+    sampling_options,
+    sampling_params,
+    unescape,
+    writing_options,
+)
 from gpt2.errors import UserError
 from gpt2.runtime import say
 
@@ -21,6 +30,7 @@ HELP = "/reset forgets everything, /quit or Ctrl-D ends, Ctrl-C stops an answer;
 
 @click.command(context_settings=SETTINGS)
 @model_options
+@writing_options
 @sampling_options
 @click.option(
     "--template",
@@ -48,11 +58,13 @@ def command(template: str, overflow: str, **flags: Any) -> None:
         raise UserError(f"--template {template!r}: has no {{}} where your line goes")
     params = sampling_params(flags)
     model = load_model(flags)
-    from gpt2.inference.generate import check_overflow
+    from gpt2.inference.engine import Engine
+    from gpt2.inference.rows import check_overflow
     from gpt2.inference.session import Session
 
     check_overflow(0, model.config.context_length, 1, overflow)  # type: ignore[arg-type]
-    session = Session(model.module, model.tokenizer, overflow)  # type: ignore[arg-type]
+    engine = Engine(model, 1, make_drafter(flags["draft"], model, 1, flags))
+    session = Session(engine, overflow)  # type: ignore[arg-type]
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (line editing and history for input())
     if sys.stdin.isatty():

@@ -8,11 +8,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from gpt2.errors import UserError
 from gpt2.inference.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from gpt2.api import Model
+    from gpt2.inference.speculate import Drafter
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
@@ -33,6 +36,37 @@ def model_options(command: Command) -> Command:
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         click.option(
             "--dtype", default="float32", show_default=True, help="auto (the fastest here), float32, bfloat16, float16."
+        ),
+    ]
+    return _decorate(command, options)
+
+
+def writing_options(command: Command) -> Command:
+    """--weights, --kv, --draft: how a text is written, not what."""
+    options = [
+        click.option(
+            "--weights",
+            default="auto",
+            show_default=True,
+            metavar="FORMAT",
+            help="On a processor: float32, bfloat16, int8, int4, or int4-head (the head in int4 too). auto is int8, "
+            "or what the folder holds where that is packed.",
+        ),
+        click.option(
+            "--kv",
+            default="auto",
+            show_default=True,
+            metavar="FORMAT",
+            help="Keys and values on a processor: float32, bfloat16 or int8. auto is float32 beside float32 weights, "
+            "else bfloat16.",
+        ),
+        click.option(
+            "--draft",
+            default="none",
+            show_default=True,
+            metavar="lookup|MODEL|none",
+            help="Guess several tokens and check them at once, which changes no text: lookup guesses that the text "
+            "repeats itself or its prompt; a MODEL is a smaller one with the same tokenizer.",
         ),
     ]
     return _decorate(command, options)
@@ -76,12 +110,29 @@ def sampling_params(flags: dict[str, Any]) -> SamplingParams:
 
 
 def load_model(flags: dict[str, Any]) -> Model:
-    """The model that the flags name, its weights in memory."""
+    """The model that the flags name."""
     from gpt2 import api
 
-    model = api.load(flags["model"], flags["device"], flags["dtype"])
-    _ = model.module
-    return model
+    return api.load(flags["model"], flags["device"], flags["dtype"], flags["weights"], flags["kv"])
+
+
+def make_drafter(draft: str, model: Model, streams: int, flags: dict[str, Any]) -> Drafter | None:
+    """Whoever guesses, by --draft; UserError for a smaller model of another tokenizer."""
+    if draft == "none":
+        return None
+    from gpt2.inference.speculate import PromptLookup, SmallerModel
+
+    if draft == "lookup":
+        return PromptLookup()
+    smaller = load_model(flags | {"model": draft, "weights": "auto"})
+    if smaller.tokenizer.hash != model.tokenizer.hash:
+        raise UserError(f"--draft {draft}: its tokenizer is another than the model's; take one of the same family")
+    return SmallerModel(smaller.runner(streams))
+
+
+def named(name: str) -> bool:
+    """Whether the user gave this parameter, be it with its default's value."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def unescape(text: str) -> str:

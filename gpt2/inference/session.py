@@ -1,73 +1,71 @@
-"""A text that goes on over several turns, each of its tokens read once."""
+"""A text that goes on over several turns; what was read of it stays in the engine's pages."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from gpt2.inference.generate import evaluating, write
-from gpt2.inference.reader import Reader
-from gpt2.inference.rows import Overflow, Row, Text, encode_prompt
+from gpt2.inference.jobs import take
+from gpt2.inference.rows import Overflow, encode_prompt
 from gpt2.inference.sampling import SamplingParams
-from gpt2.model.gpt import GPT
 
 if TYPE_CHECKING:
+    from gpt2.inference.engine import Engine
     from gpt2.tokenizer.bpe import Tokenizer
 
 
 class Session:
-    """One transcript: what was put in and what was shown of the answers, with its keys and values kept.
+    """One transcript: what was put in and what was shown of the answers.
 
-    `tokens` is the whole transcript; the model sees its last window. What an answer sampled but did not show (a stop
-    string, end-of-text, half a character) is not part of it.
+    `tokens` is the whole transcript; the model sees its last window, those from `start` on. What an answer sampled but
+    did not show (a stop string, end-of-text, half a character) is not part of it. A turn reads what is new and at most
+    a page of what was there before; past the context the window's last half is read again, as the engine does it.
     """
 
-    def __init__(self, module: GPT, tokenizer: Tokenizer, overflow: Overflow = "slide") -> None:
-        self.module, self.tokenizer, self.overflow = module, tokenizer, overflow
+    def __init__(self, engine: Engine, overflow: Overflow = "slide") -> None:
+        self.engine, self.overflow = engine, overflow
+        self.context_length = engine.runner.config.context_length
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         self.tokens: list[int] = []
-        self._reader = Reader(self.module, 1)
+        self.start = 0
 
-    @torch.inference_mode()
     def stream(self, text: str, params: SamplingParams | None = None) -> Generator[str, None, None]:
         """Add the text and go on from there, piece by piece; an empty text just goes on.
 
         Closing the iterator, or an exception in it (Ctrl-C), ends the answer there; what was shown stays. Raises
         UserError as `generate` does.
         """
-        params = params or SamplingParams()
-        config = self.module.config
-        tokens = self.tokens + self.tokenizer.encode(text) or encode_prompt(config, self.tokenizer, "")
-        row = Row(Text(config, self.tokenizer, tokens, params, self.overflow))
-        self.tokens = tokens
+        tokenizer = self.engine.tokenizer
+        tokens = self.tokens + tokenizer.encode(text) or encode_prompt(self.engine.runner.config, tokenizer, "")
+        slides = self.tokens and self.overflow == "slide"
+        start = slide(self.start, len(tokens), self.context_length) if slides else self.start
+        job = self.engine.add(tokens[start:], params, self.overflow)
+        (request,) = job.requests
+        (row,) = request.rows
+        start = max(start, len(tokens) - self.context_length)  # of a long first text the model reads the end
+        shown = ""
         try:
-            with evaluating(self.module):
-                for piece in write(self._reader, self._read(), [row], params):
+            while job.inbox or not job.over:
+                while job.inbox:
+                    piece = take(job.inbox)
+                    shown += piece.text
                     yield piece.text
+                if not job.over:
+                    self.engine.step()
         finally:
-            self.tokens = tokens + tokens_of(self.tokenizer, row.tokens, "".join(row.written))
-
-    def _read(self) -> Tensor:
-        """Bring the reader to the transcript's end, reusing what it has read; the logits (1, V) there."""
-        (window,), (start,) = self._reader.windows, self._reader.starts
-        same = common_prefix(window, self.tokens[start:-1])  # the last is read anew: its logits are wanted
-        self._reader.rewind(len(window) - same)
-        if not same:
-            start = max(0, len(self.tokens) - self.module.config.context_length)
-            self._reader.starts = [start]
-        return self._reader.read([self.tokens[start + same :]])
+            self.engine.cancel(job)
+            self.tokens = tokens + tokens_of(tokenizer, row.tokens, shown)
+            for length in range(len(tokens) + 1, len(self.tokens) + 1):
+                start = slide(start, length, self.context_length)
+            self.start = start
 
 
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts share from their start."""
-    pairs = zip(one, other, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def slide(start: int, length: int, context_length: int) -> int:
+    """Where the window over a text of `length` tokens begins that began at `start`; see Request.append."""
+    return start if length - start <= context_length else length - max(1, context_length // 2)
 
 
 def tokens_of(tokenizer: Tokenizer, tokens: list[int], text: str) -> list[int]:

@@ -39,8 +39,10 @@ def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes, terminal: bool = False
 
 def test_the_continuation_alone_goes_into_a_pipe(run: Callable[..., Any], folder: Path) -> None:
     done = run(*FIXED, "Once")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, "int8 weights for writing; --weights float32 undoes it\n")
     assert done.out.removesuffix("\n") == expected(folder).removesuffix("\n")
+    named = run(*FIXED, "--weights", "int8", "Once")
+    assert (named.out, named.err) == (done.out, "")
 
 
 def test_a_terminal_shows_the_prompt_too(

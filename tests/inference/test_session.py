@@ -1,19 +1,22 @@
-"""A text that goes on over turns is the text written at once, and each token is read once."""
+"""A text that goes on over turns is the text written at once, and little of it is read twice."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 
 import pytest
-import torch
 from tiny_models import TINY, make
 
 from gpt2.errors import UserError
+from gpt2.inference.engine import Engine
 from gpt2.inference.generate import generate
+from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.inference.rows import Overflow
+from gpt2.inference.runners.torch import TorchRunner
 from gpt2.inference.sampling import SamplingParams
-from gpt2.inference.session import Session
+from gpt2.inference.session import Session, slide
 from gpt2.model.gpt import GPT
-from gpt2.model.kv_cache import KVCache
 from gpt2.tokenizer.bpe import Tokenizer
 
 ASCII = Tokenizer.from_characters([chr(point) for point in range(128)])
@@ -25,13 +28,8 @@ def module() -> GPT:
     return make(scale=15.0, vocab_size=128)
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each pass reads."""
-    counts: list[int] = []
-    begin = KVCache.begin
-    monkeypatch.setattr(KVCache, "begin", lambda self, ids, c: counts.append(ids.numel()) or begin(self, ids, c))
-    return counts
+def session_of(module: GPT, overflow: Overflow = "slide") -> Session:
+    return Session(Engine((TorchRunner(module, TINY.context_length // PAGE_SIZE), ASCII), 1), overflow)
 
 
 def continuation(module: GPT, tokens: list[int], params: SamplingParams = GREEDY) -> list[int]:
@@ -39,7 +37,7 @@ def continuation(module: GPT, tokens: list[int], params: SamplingParams = GREEDY
 
 
 def test_each_turn_goes_on_from_the_whole_transcript(module: GPT) -> None:
-    session, transcript = Session(module, ASCII), []
+    session, transcript = session_of(module), []
     for line in ("Once", " and", "", "x"):
         transcript += ASCII.encode(line)
         transcript += continuation(module, transcript)
@@ -48,18 +46,19 @@ def test_each_turn_goes_on_from_the_whole_transcript(module: GPT) -> None:
         assert session.tokens == transcript
 
 
-def test_a_turn_reads_only_what_is_new(read: list[int]) -> None:
-    session = Session(make(vocab_size=128), ASCII)
+def test_a_turn_reads_what_is_new_and_less_than_a_page_of_the_rest(module: GPT) -> None:
+    session = session_of(module)
     params = SamplingParams(temperature=0, max_new_tokens=3, ignore_eot=True)
-    list(session.stream("abcd", params))
+    list(session.stream("a" * 38, params))
+    assert session.engine.stats.read == 38 + 2
     list(session.stream("ef", params))
-    assert read == [4, 1, 1, 3, 1, 1]
+    assert session.engine.stats.read - 40 == (38 + 3 - 32) + 2 + 2
 
 
 def test_a_stop_string_is_no_part_of_the_transcript(module: GPT) -> None:
     first = continuation(module, list(b"Once"))
     stop = ASCII.decode(first[3:5])
-    session = Session(module, ASCII)
+    session = session_of(module)
     said = "".join(session.stream("Once", SamplingParams(temperature=0, max_new_tokens=8, stop=(stop,))))
     assert ASCII.decode(first).startswith(said) and stop not in said
     assert session.tokens == [*b"Once", *ASCII.encode(said)]
@@ -68,7 +67,7 @@ def test_a_stop_string_is_no_part_of_the_transcript(module: GPT) -> None:
 
 
 def test_an_answer_that_is_closed_or_fails_ends_with_what_was_shown(module: GPT) -> None:
-    session = Session(module, ASCII)
+    session = session_of(module)
     with closing(session.stream("Once", GREEDY)) as pieces:
         shown = next(pieces) + next(pieces)
     assert session.tokens == [*b"Once", *ASCII.encode(shown)]
@@ -77,40 +76,47 @@ def test_an_answer_that_is_closed_or_fails_ends_with_what_was_shown(module: GPT)
 
 
 @pytest.mark.parametrize("place", range(6))
-def test_ctrl_c_anywhere_in_a_pass_leaves_a_sound_session(
-    module: GPT, monkeypatch: pytest.MonkeyPatch, place: int
-) -> None:
-    session = Session(module, ASCII)
+def test_ctrl_c_in_any_step_leaves_a_sound_session(module: GPT, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    session = session_of(module)
     "".join(session.stream("a" * 50, GREEDY))
-    passes, attend = iter(range(10**6)), KVCache.attend
+    steps, step = iter(range(10**6)), session.engine.runner.step
 
-    def interrupted(self: KVCache, *arguments: object) -> torch.Tensor:
-        if next(passes) == 7 + place:  # around the pass that slides
+    def interrupted(spans: Sequence[Span]) -> None:
+        step(spans)
+        if next(steps) == place:  # around the one that slides
             raise KeyboardInterrupt
-        return attend(self, *arguments)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(KVCache, "attend", interrupted)
+        patched.setattr(session.engine.runner, "step", interrupted)
         "".join(session.stream("bcd", SamplingParams(temperature=0, max_new_tokens=30, ignore_eot=True)))
-    tokens = session.tokens
-    assert "".join(session.stream("!", GREEDY))
-    assert session.tokens[: len(tokens) + 1] == [*tokens, ord("!")]
-    window = session._reader.windows[0]
-    seen = session._reader.read([[65]])[0]  # what the cache holds is what the window says
-    torch.testing.assert_close(seen, module(torch.tensor([window]))[0, -1].detach(), rtol=0, atol=1e-4)
+    tokens = [*session.tokens, ord("!")]
+    start = slide(session.start, len(tokens), TINY.context_length)
+    said = "".join(session.stream("!", GREEDY))
+    assert said == ASCII.decode(continuation(module, tokens[start:]))
+    assert session.tokens == tokens + ASCII.encode(said)
 
 
-def test_a_transcript_past_the_context_slides(module: GPT) -> None:
-    session = Session(module, ASCII)
-    for _ in range(12):
-        assert "".join(session.stream("hello there", GREEDY))
-    assert len(session.tokens) > TINY.context_length
-    window = session._reader.windows[0]
-    assert session.tokens[session._reader.starts[0] :][: len(window)] == window
+def test_a_transcript_past_the_context_goes_on_with_its_last_half(module: GPT) -> None:
+    session = session_of(module)
+    for turn in range(12):
+        start = session.start
+        transcript = session.tokens + ASCII.encode("hello there")
+        if len(transcript) - start > TINY.context_length:
+            start = len(transcript) - TINY.context_length // 2
+        assert "".join(session.stream("hello there", GREEDY)) == ASCII.decode(continuation(module, transcript[start:]))
+        assert (session.start > 0) == (turn >= 3)
+    assert len(session.tokens) - session.start <= TINY.context_length
+
+
+def test_of_a_long_first_text_the_model_reads_the_end(module: GPT) -> None:
+    session, text = session_of(module), "abc" * 30
+    assert "".join(session.stream(text, GREEDY)) == ASCII.decode(continuation(module, ASCII.encode(text)))
+    assert len(session.tokens) == 98
+    assert session.start == 91 - TINY.context_length // 2
 
 
 def test_stop_and_error_hold_for_the_whole_transcript(module: GPT) -> None:
-    session = Session(module, ASCII, "stop")
+    session = session_of(module, "stop")
     list(session.stream("a" * 55, SamplingParams(max_new_tokens=100, ignore_eot=True, seed=1)))
     with pytest.raises(UserError, match="leave no room"):
         list(session.stream("b" * 10, GREEDY))
@@ -119,5 +125,5 @@ def test_stop_and_error_hold_for_the_whole_transcript(module: GPT) -> None:
 
 
 def test_the_first_turn_may_be_empty(module: GPT) -> None:
-    said = "".join(Session(module, ASCII).stream("", GREEDY))
+    said = "".join(session_of(module).stream("", GREEDY))
     assert said == generate(module, ASCII, [""], GREEDY)[0].text
