@@ -12,7 +12,7 @@ with a note (`pip install gpt2[bench]`).
 
 A second table gives bytes a token, GB/s, the share of the memory's own bandwidth (read between the turns) and of the
 bfloat16 multiplication peak; a third the claims. `--quality FOLDER` scores every format on a text with that model.
-`--only memory` and `--only startup` are measured by footprint.py.
+`--only memory` and `--only startup` are those of footprint.py.
 
     python benchmarks/generate.py --quality ENGLISH_FOLDER
     python benchmarks/generate.py --only decode --formats int8,q8_0 --quick
