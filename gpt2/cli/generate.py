@@ -120,11 +120,12 @@ def make_engine(model: Model, texts: int, flags: dict[str, Any]) -> Engine:
 
 def search(model: Model, words: Prompt, params: SamplingParams, flags: dict[str, Any]) -> Iterator[Piece]:
     """The best texts that beam search finds."""
-    from gpt2.inference.beam import BeamParams, beam_search
+    from gpt2.inference.beam import BeamParams, beam_search, refuse
 
     penalty = {} if flags["length_penalty"] is None else {"length_penalty": flags["length_penalty"]}
     beams = BeamParams(num_beams=flags["beams"], **penalty)
     overflow: Overflow = flags["overflow"] if named("overflow") else "stop"
+    refuse(params, beams, overflow)  # before weights are read
     runner = model.runner(beams.num_beams)
     for row, result in enumerate(beam_search(runner, model.tokenizer, [words], params, beams, overflow)):
         yield Piece(row, result.text, result)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SETTINGS = {field.name for field in fields(SamplingParams)}
 AHEAD = 4  # prompts that wait in the engine for each one that it writes
 SAVE_EVERY, SAY_EVERY = 1.0, 5.0  # seconds
+BEGINNING = b'{"index": '  # of each line of the output
+NOT_OURS = "is not of these prompts; name another --output, or remove that file"
 Done = set[tuple[int, int]]  # (index, sample)
 
 
@@ -73,14 +75,14 @@ def finished(path: Path, items: Sequence[Item]) -> Done:
     """
     if not path.exists():
         return set()
-    with path.open("r+b") as file:
-        data = file.read()
-        whole = data.rfind(b"\n") + 1
-        file.truncate(whole)
-    done: Done = set()
-    for number, line in enumerate(data[:whole].splitlines(), 1):
-        done.add(_text_of(line, items, f"{path} line {number}"))
-    return done
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    lines = data[:whole].splitlines()
+    done = {_text_of(line, items, f"{path} line {number}") for number, line in enumerate(lines, 1)}
+    if data[whole:].startswith(BEGINNING) or BEGINNING.startswith(data[whole:]):
+        os.truncate(path, whole)
+        return done
+    raise UserError(f"{path} line {len(lines) + 1}: {NOT_OURS}")
 
 
 def write_all(
@@ -211,7 +213,7 @@ def _text_of(line: bytes, items: Sequence[Item], where: str) -> tuple[int, int]:
     sample: Any = values.get("sample")
     whole = isinstance(index, int) and isinstance(sample, int) and 0 <= index < len(items)
     if not whole or items[index].written != values.get("prompt"):
-        raise UserError(f"{where}: is not of these prompts; name another --output, or remove that file")
+        raise UserError(f"{where}: {NOT_OURS}")
     return index, sample
 
 

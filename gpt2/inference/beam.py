@@ -63,7 +63,7 @@ def beam_search(
     nobody else may have texts on them.
     """
     params, beams = params or SamplingParams(), beams or BeamParams()
-    _refuse(params, beams, overflow)
+    refuse(params, beams, overflow)
     texts = [Text(runner.config, tokenizer, prompt, params, overflow, index) for index, prompt in enumerate(prompts)]
     vocab_size = min(runner.config.vocab_size, tokenizer.vocab_size)
     pool = Pages(runner.pages)
@@ -240,8 +240,8 @@ def _fits(searches: Sequence[Search], runner: Runner) -> bool:
     return rows <= min(runner.max_outputs, runner.max_tokens) and pages <= runner.pages
 
 
-def _refuse(params: SamplingParams, beams: BeamParams, overflow: Overflow) -> None:
-    """What cannot be combined with beam search."""
+def refuse(params: SamplingParams, beams: BeamParams, overflow: Overflow) -> None:
+    """UserError for what cannot be combined with beam search."""
     if overflow == "slide":
         raise UserError("--overflow slide: beams cannot slide past the model's context; use stop or error")
     if params.n > beams.num_beams:

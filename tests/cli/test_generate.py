@@ -147,12 +147,25 @@ def test_special_reads_end_of_text_as_the_token(run: Callable[..., Any]) -> None
         (("--tempratur", 1, "a"), "did you mean '--temperature'"),
         (("--stop", "", "a"), "must be strings that are not empty"),
         (("--dtype", "float7", "a"), "--dtype float7: unknown"),
+        (("--weights", "int7", "a"), "--weights int7: unknown"),
+        (("--kv", "int4", "a"), "--kv int4: unknown"),
+        (("--length-penalty", 1, "a"), "add --beams"),
+        (("--beams", 1, "a"), "num_beams = 1: must be at least 2"),
+        (("--beams", 2, "--draft", "lookup", "a"), "--draft: beam search takes no guesses"),
+        (("--beams", 2, "--top-p", 0.5, "a"), "top_p = 0.5: beam search draws nothing"),
+        (("--beams", 2, "--overflow", "slide", "a"), "--overflow slide: beams cannot slide"),
+        (("--input", "in.jsonl", "a"), "--input and --output"),
+        (("--output", "out.jsonl", "a"), "--input and --output"),
+        (("--input", "in.jsonl", "--output", "out.jsonl", "a"), "PROMPT: does not go with --input"),
+        (("--input", "in.jsonl", "--output", "out.jsonl", "--json"), "--json: does not go with --input"),
+        (("--input", "no.jsonl", "--output", "out.jsonl"), "no.jsonl: no such file"),
+        (("--draft", "no/such/place/at/all", "a"), "no/such/place/at/all: no such folder"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(
     run: Callable[..., Any], words: tuple[object, ...], message: str
 ) -> None:
-    done = run(*FIXED, *words)
+    done = run("--max-new-tokens", 12, *words)
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert done.err.count("\n") == 1
@@ -178,3 +191,46 @@ def test_the_closing_line_on_a_terminal_names_model_and_speed(
     done = run(*FIXED, "--ignore-eot", "Once")
     assert f"[{folder}: 12 tokens in " in done.err
     assert "tokens/s]" in done.err
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8", "int4", "int4-head"])
+def test_weights_keys_and_values_are_as_asked_for(run: Callable[..., Any], folder: Path, weights: str) -> None:
+    done = run(*FIXED, "--weights", weights, "--kv", "int8", "--json", "Once")
+    seen, model = json.loads(done.out), library.load(folder, weights=weights, kv="int8")
+    (result,) = model.results(["Once"], seed=1, max_new_tokens=12)
+    assert (seen["tokens"], seen["logprobs"]) == (result.tokens, result.logprobs)
+    assert done.err == ""
+
+
+@pytest.mark.parametrize("temperature", [0, 0.5])
+def test_guesses_change_no_text_and_are_counted(
+    run: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    words = ("--seed", 1, "--max-new-tokens", 50, "--ignore-eot", "--temperature", temperature, "abcabcabcabcabc")
+    plain = run(*words)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for draft in ("lookup", folder):
+        done = run(*words, "--draft", draft)
+        assert done.out == plain.out
+        assert "guesses right]" in done.err
+
+
+def test_a_smaller_model_must_have_the_same_tokenizer(run: Callable[..., Any], tmp_path: Path) -> None:
+    from gpt2.tokenizer.bpe import Tokenizer
+
+    other = write_model(tmp_path, make(vocab_size=128), Tokenizer.from_characters([chr(c) for c in range(128)]))
+    done = run(*FIXED, "--draft", other, "Once")
+    assert done.code == 2
+    assert "its tokenizer is another than the model's" in done.err
+
+
+def test_beam_search_prints_the_best_texts(run: Callable[..., Any], folder: Path) -> None:
+    from gpt2.inference.beam import BeamParams, beam_search
+
+    done = run("--beams", 3, "--length-penalty", 1, "--n", 2, "--max-new-tokens", 8, "--json", "Once")
+    model = library.load(folder)
+    results = beam_search(model.runner(3), model.tokenizer, ["Once"],
+                          library.SamplingParams(max_new_tokens=8, n=2), BeamParams(3, 1.0))  # fmt: skip
+    assert [json.loads(line)["tokens"] for line in done.out.splitlines()] == [result.tokens for result in results]
+    plain = run("--beams", 3, "--length-penalty", 1, "--max-new-tokens", 8, "Once")
+    assert plain.out.removesuffix("\n") == results[0].text.removesuffix("\n")
