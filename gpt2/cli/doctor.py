@@ -23,6 +23,9 @@ OPTIONAL = {
     "transformers": "to compare with Hugging Face's GPT-2",
 }
 SETTINGS = (
+    "GPT2_CACHE",
+    "GPT2_THREADS",
+    "GPT2_VECTORS",
     "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",
     "HF_HOME",
@@ -41,9 +44,10 @@ BYTES_124M = 124_439_808 * 4
 def command(ctx: click.Context, as_json: bool) -> None:
     """Show what this machine has, how fast it is, and what is missing.
 
-    Versions, device and number format that `auto` would choose, threads, memory bandwidth and matrix-multiply
-    peaks (measured in about a second), settings of the environment, and how to get what is not there. The exit
-    code is 2 if something is missing that gpt2 cannot do without.
+    Versions, device and number format that `auto` would choose, what writes (the processor's kernels, or torch and
+    why), threads, memory bandwidth and matrix-multiply peaks (measured in about a second), settings of the
+    environment, and how to get what is not there. The exit code is 2 if something is missing that gpt2 cannot do
+    without.
 
     \b
     Examples:
@@ -66,6 +70,7 @@ def examine() -> Facts:
         facts["speed"] = speed(facts["device"]["device"], facts["device"]["dtype"])
     except ImportError as error:  # no torch, or one that cannot load its libraries
         facts |= {"device": {"error": str(error)}, "speed": {}}
+    facts["writing"] = writing(facts["device"].get("device", "cpu"))
     facts["settings"] = {name: os.environ.get(name) for name in SETTINGS}
     facts["missing"] = missing(facts)
     return facts
@@ -126,6 +131,27 @@ def speed(device: str, dtype: str) -> Facts:
     return measured
 
 
+def writing(device: str) -> Facts:
+    """What `gpt2 generate` would write with here, and if it is not the processor's kernels, why not."""
+    from gpt2.inference.runners import select
+
+    reason = f"the device is {device}" if device != "cpu" else select.kernels_problem()
+    if reason:
+        return {"runner": "torch", "reason": reason}
+    from gpt2.inference.runners.cpu import thread_count
+    from gpt2.kernels import cache, vectors
+
+    known = {"vnni": vectors.HAS_VNNI, "bf16": vectors.HAS_BF16}
+    return {
+        "runner": "kernels",
+        "instructions": [name for name, there in known.items() if there],
+        "threads": thread_count(),
+        "weights": select.DEFAULT,
+        "cache": str(cache.folder()),
+        "compiled": select.compiled(),
+    }
+
+
 def missing(facts: Facts) -> list[Facts]:
     """What is not here, why that matters, and how to get it."""
     found: list[Facts] = []
@@ -170,6 +196,7 @@ def render(facts: Facts) -> str:
         "versions": _aligned({name: text or "not installed" for name, text in facts["versions"].items()}),
         "machine": _aligned(_machine_rows(facts["machine"])),
         "device": _aligned(_device_rows(facts["device"])),
+        "writing": _aligned(_writing_rows(facts["writing"])),
         "speed (measured now)": _aligned(_speed_rows(facts["speed"])),
         "settings": _aligned({name: value for name, value in facts["settings"].items() if value}) or ["  none set"],
         "missing": rows or ["  nothing"],
@@ -199,6 +226,18 @@ def _device_rows(facts: Facts) -> dict[str, str]:
     rows["CUDA in torch"] = facts["torch_cuda"] or "no (processor build)"
     rows["MPS"] = "yes" if facts["mps"] else "no"
     return rows
+
+
+def _writing_rows(facts: Facts) -> dict[str, str]:
+    if facts["runner"] == "torch":
+        return {"runner": f"torch ({facts['reason']})"}
+    names = " and ".join(name.upper() for name in facts["instructions"])
+    return {
+        "runner": f"the processor's kernels, {f'with {names}' if names else 'plain vectors (no VNNI, no BF16)'}",
+        "auto weights": f"{facts['weights']} (of a packed folder what it holds), keys and values in bfloat16",
+        "threads": str(facts["threads"]),
+        "compiled": f"{'yes' if facts['compiled'] else 'not yet, the first text takes longer'}: {facts['cache']}",
+    }
 
 
 def _speed_rows(facts: Facts) -> dict[str, str]:

@@ -23,7 +23,7 @@ def test_json_is_one_object_with_every_part(gpt2: Callable[..., Any]) -> None:
     ran = gpt2("doctor", "--json")
     facts = json.loads(ran.out)
     assert (ran.code, ran.err) == (0, "")
-    assert set(facts) == {"versions", "machine", "device", "speed", "settings", "missing"}
+    assert set(facts) == {"versions", "machine", "device", "writing", "speed", "settings", "missing"}
     assert facts["speed"]["cpu"] == {"memory_bandwidth": 40e9, "float32": 200e9, "bfloat16": 400e9}
     assert facts["settings"]["HF_HUB_OFFLINE"] == "1"
 
@@ -90,3 +90,25 @@ def test_hub_cache_follows_hugging_face_s_variables(monkeypatch: pytest.MonkeyPa
     assert doctor.hub_cache() == Path("/h/hub")
     monkeypatch.setenv("HF_HUB_CACHE", "/c")
     assert doctor.hub_cache() == Path("/c")
+
+
+def test_what_writes_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpt2.inference.runners import select
+
+    monkeypatch.setenv("GPT2_THREADS", "3")
+    facts = doctor.writing("cpu")
+    assert (facts["runner"], facts["threads"], facts["weights"]) == ("kernels", 3, "int8")
+    assert Path(facts["cache"]).name.startswith("kernels-")
+    rows = doctor._writing_rows(facts)
+    assert rows["runner"].startswith("the processor's kernels")
+    assert rows["compiled"].endswith(facts["cache"])
+    monkeypatch.setattr(select, "kernels_problem", lambda: "numba is not installed")
+    assert doctor._writing_rows(doctor.writing("cpu")) == {"runner": "torch (numba is not installed)"}
+
+
+def test_without_vector_instructions_the_row_says_so() -> None:
+    facts = {"runner": "kernels", "instructions": [], "threads": 1, "weights": "int8", "cache": "c", "compiled": False}
+    rows = doctor._writing_rows(facts)
+    assert rows["runner"].endswith("plain vectors (no VNNI, no BF16)")
+    assert rows["compiled"].startswith("not yet")
+    assert doctor.writing("cuda") == {"runner": "torch", "reason": "the device is cuda"}
