@@ -103,14 +103,16 @@ def read_weights(folder: Path, config: GPTConfig, weights: str) -> PackedModel:
 def cpu_runner(model: PackedModel, streams: int, kv: str, vocab_size: int) -> CpuRunner:
     """The processor's runner, with room for so many texts of full length; KernelsFail if one token is too much for it.
 
-    That token also brings the weights into memory.
+    That token also brings the weights into memory; the compiler, which it loads, may then leave it.
     """
     from gpt2.inference.runners.cpu import CpuRunner
+    from gpt2.kernels.memory import let_go_of_compiler
 
     pages = streams * pages_for(model.config.context_length)
     try:
         runner = CpuRunner(model, pages, None if kv == "auto" else kv, vocab_size=vocab_size)
         runner.step([Span([0], 0, [0])])
+        let_go_of_compiler()
     except UserError:
         raise
     except Exception as error:
