@@ -415,7 +415,7 @@ def remember(plan: Any, layer: Any, page: Any, head: Any, slot: Any, k: Any, v: 
             value_bits[place] = narrow(v[d])
     else:
         scales = floats(plan[POOL_SCALES], 1 << 40)
-        scales[key * LANES + slot] = to_bytes(k, signed(plan[POOL] + key * half, half), slot, LANES, LANES)
+        scales[key * LANES + slot] = to_bytes(k, signed(plan[POOL] + key * half, half), slot, LANES, LANES * LANES)
         scales[value * LANES + slot] = to_bytes(
             v, signed(plan[POOL] + value * half, half), slot * LANES, 1, LANES * LANES
         )

@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "by layer": {"scale_by_layer": True, "n_layer": 3},
     "odd sizes": {"n_embd": 40, "n_inner": 72, "n_head": 5, "vocab_size": 259, "norm_eps": 1e-3},
 }
+WIDE = {"n_embd": 80, "head_dim": 40}  # heads of more than one vector, and not of whole ones
 TOKENS = torch.randint(0, 257, (60,), generator=torch.Generator().manual_seed(3)).tolist()
 
 
@@ -76,7 +77,7 @@ def error(found: np.ndarray, wanted: np.ndarray) -> float:
 @pytest.mark.parametrize("kv", KV_DTYPES)
 @pytest.mark.parametrize("weights", FORMATS)
 def test_logits_are_the_models_as_far_as_the_format_holds_it(runner_of: Any, weights: str, kv: str) -> None:
-    module = make(scale=3.0)
+    module = make(scale=3.0, **WIDE)
     found = logits(runner_of(module, weights, kv=kv), Span(TOKENS, 0, range(4), 60))
     assert error(found, exact(module, TOKENS)) < FORMATS[weights] + (0 if kv == "float32" else 0.003)
 
@@ -91,7 +92,7 @@ def test_every_variant_of_the_model_is_computed(runner_of: Any, variant: str) ->
 @pytest.mark.parametrize("weights", FORMATS)
 @pytest.mark.parametrize("kv", KV_DTYPES)
 def test_no_batch_chunk_page_or_thread_changes_a_bit(runner_of: Any, weights: str, kv: str) -> None:
-    module = make(scale=3.0)
+    module = make(scale=3.0, **WIDE)
     runner = runner_of(module, weights, kv=kv, threads=2)
     whole = logits(runner, Span(TOKENS, 0, [0, 1, 2, 3], 60))
     assert np.array_equal(whole, logits(runner_of(module, weights, kv=kv, threads=1), Span(TOKENS, 0, range(4), 60)))
