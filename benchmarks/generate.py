@@ -8,7 +8,7 @@ with a note (`pip install gpt2[bench]`).
     prefill  a prompt of 512 tokens, tokens/s
     decode   one stream: 128 tokens after a prompt of 32, first to last, tokens/s
     streams  16 streams of the same, tokens/s in all, the reading of the prompts included
-    mixed    64 requests of mixed length, at most 16 at a time, through our engine alone
+    mixed    64 requests of mixed length, in the mean that of `streams`, at most 16 at a time, through our engine alone
 
 A second table gives bytes a token, GB/s, the share of the memory's own bandwidth (read between the turns) and of the
 bfloat16 multiplication peak; a third the claims. `--quality FOLDER` scores every format on a text with that model.
@@ -173,9 +173,13 @@ def turn(worker: Worker, part: str, dice: random.Random, vocab_size: int, limits
         return {part: rate, "bandwidth": (before + limits.bandwidth()) / 2}
     if part == "streams":
         return {part: worker("streams", prompts(*[PROMPT] * STREAMS), NEW)}
-    lengths = [dice.randint(PROMPT // 4, PROMPT * 7 // 4) for _ in range(REQUESTS)]  # in the mean as above
-    counts = [dice.randint(NEW // 4, NEW * 7 // 4) for _ in range(REQUESTS)]
-    return {part: worker("mixed", prompts(*lengths), counts)}
+    return {part: worker("mixed", prompts(*spread(PROMPT, dice)), spread(NEW, dice))}
+
+
+def spread(mean: int, dice: random.Random) -> list[int]:
+    """REQUESTS numbers from a quarter of the mean to seven quarters, evenly: in all, the work of fixed batches."""
+    numbers = [round(mean * (0.25 + 1.5 * place / (REQUESTS - 1))) for place in range(REQUESTS)]
+    return dice.sample(numbers, REQUESTS)
 
 
 def ids(dice: random.Random, count: int, vocab_size: int) -> list[int]:

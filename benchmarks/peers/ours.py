@@ -35,8 +35,8 @@ class Ours:
     """
 
     def __init__(self, path: Path, threads: int, kv: str | None = None) -> None:
-        model = read_packed(path)
-        self.runner = Stamped(model, STREAMS * CONTEXT // PAGE_SIZE, kv=kv, threads=threads)
+        self.model, self.threads, self.kv = read_packed(path), threads, kv
+        self.runner = Stamped(self.model, STREAMS * CONTEXT // PAGE_SIZE, kv=kv, threads=threads)
         self.runner.times = []
         self.engine = Engine((self.runner, load_tokenizer(path)), max_streams=STREAMS)
 
@@ -75,11 +75,12 @@ class Ours:
         """Minus the log-probability (nats) of each token but the first."""
         losses: list[float] = []
         pages = range(-(-len(ids) // PAGE_SIZE))
-        most = min(self.runner.max_outputs, self.runner.max_tokens)
-        for start in range(0, len(ids) - 1, most):
-            tokens = ids[start : min(start + most, len(ids) - 1)]
-            self.runner.step([Span(tokens, start, pages, outputs=len(tokens))])
-            losses += [-value for value in self.runner.logprobs(ids[start + 1 : start + 1 + len(tokens)])]
+        runner = CpuRunner(self.model, len(pages), kv=self.kv, threads=self.threads)  # the engine knows its own's pages
+        for start in range(0, len(ids) - 1, runner.max_outputs):
+            tokens = ids[start : min(start + runner.max_outputs, len(ids) - 1)]
+            runner.step([Span(tokens, start, pages, outputs=len(tokens))])
+            losses += [-value for value in runner.logprobs(ids[start + 1 : start + 1 + len(tokens)])]
+        runner.close()
         return losses
 
     def _generate(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
