@@ -28,7 +28,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from peers import copier
 from peers.model_folder import Array, gpt2_tokenizer
 
@@ -236,19 +235,14 @@ def check(found: Sequence[Case], tokenizer: Tokenizer) -> None:
     torch.set_num_threads(cores())
     module = GPT(copier.CONFIG).eval()
     for case in found:
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in padded(case.weights()).items()})
+        module.load_state_dict(
+            {name: torch.from_numpy(array) for name, array in copier.in_memory(case.weights()).items()}
+        )
         params = SamplingParams(max_new_tokens=len(case.expected), temperature=0.0, ignore_eot=True)
         tokens = generate(module, tokenizer, [case.prompt], params)[0].tokens
         print(
             f"{case.name}: {100 * share(tokens, case.expected):.1f} % of {len(tokens)} tokens as expected", flush=True
         )
-
-
-def padded(weights: dict[str, Array]) -> dict[str, Array]:
-    """The state of a GPT in memory: tied head, rows up to the padded vocabulary."""
-    table, rows = weights["wte.weight"], copier.CONFIG.padded_vocab_size
-    table = np.pad(table, ((0, rows - len(table)), (0, 0)))
-    return weights | {"wte.weight": table, "lm_head.weight": table}
 
 
 if __name__ == "__main__":

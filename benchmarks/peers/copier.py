@@ -53,6 +53,12 @@ def prompter(text: Sequence[int], prompt: int, seed: int = 0) -> dict[str, Array
     return state
 
 
+def in_memory(weights: Mapping[str, Array]) -> dict[str, Array]:
+    """The same as the state of a torch module: the head too, and the rows that pad the vocabulary."""
+    table = np.pad(weights["wte.weight"], ((0, CONFIG.padded_vocab_size - CONFIG.vocab_size), (0, 0)))
+    return {**weights, "wte.weight": table, "lm_head.weight": table}
+
+
 def _read_code(state: dict[str, Array], strength: float) -> None:
     """The head sees the one code only, which lies in the stream with this strength."""
     spread = np.sqrt((A.stop - A.start) * strength**2 / CONFIG.n_embd + 0.9)  # of the stream at the end
