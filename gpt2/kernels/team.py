@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 
 import numpy as np
 
@@ -58,29 +59,20 @@ class Team:
             self._alone, self._strain = STEPS_ALONE, 0.0
 
     def close(self) -> None:
-        """Let the threads end."""
-        self._closed = True
-        for semaphore in self._wake:
-            semaphore.release()
+        """Let the threads end; a team that nobody holds any more does so by itself."""
+        self._dismiss()
 
     def _start(self) -> None:
-        self._process, self._closed = os.getpid(), False
+        self._process = os.getpid()
         self._words[:] = 0
         for worker in range(1, self.workers):
             self._words[(4 + worker) * cpu.LINE] = 1  # asleep
         self._wake = [threading.Semaphore(0) for _ in range(self.workers)]
+        closed = threading.Event()
+        self._dismiss = weakref.finalize(self, dismiss, closed, self._wake)
         for worker in range(1, self.workers):
-            threading.Thread(target=self._work, args=(worker,), daemon=True, name=f"gpt2-{worker}").start()
-
-    def _work(self, worker: int) -> None:
-        seen = 0
-        while True:
-            self._wake[worker].acquire()
-            if self._closed:
-                return
-            seen, given_up = cpu.serve(self.plan, worker, seen, SPIN_ROUNDS)
-            if given_up:
-                return
+            arguments = (self.plan, self._words, worker, self._wake[worker], closed)
+            threading.Thread(target=work, args=arguments, daemon=True, name=f"gpt2-{worker}").start()
 
     def _word(self, place: int) -> int:
         return int(self._words[place * cpu.LINE])
@@ -92,10 +84,28 @@ class Team:
             self.plan[cpu.WORKERS] = count
 
     def _abandon(self) -> None:
-        """A worker did not come: go on without the others from the next step on."""
+        """A worker did not come: go on without the others. The word stays set: whoever comes late gives up too."""
         self.workers = 1
-        self._words[: 2 * cpu.LINE] = 0
         raise UserError(
             "a worker thread of the processor's kernels did not answer; this text is lost, later ones use one thread "
             "(GPT2_THREADS=1 does so from the start)"
         )
+
+
+def work(plan: np.ndarray, words: np.ndarray, worker: int, wake: threading.Semaphore, closed: threading.Event) -> None:
+    """A thread's life. It holds what it looks at while it waits (the words), but not the team, which may go."""
+    seen = 0
+    while True:
+        wake.acquire()
+        if closed.is_set():
+            return
+        seen, given_up = cpu.serve(plan, worker, seen, SPIN_ROUNDS)
+        if given_up:
+            return
+
+
+def dismiss(closed: threading.Event, wake: list[threading.Semaphore]) -> None:
+    """Wake every thread a last time."""
+    closed.set()
+    for semaphore in wake:
+        semaphore.release()

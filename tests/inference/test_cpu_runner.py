@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -186,6 +188,19 @@ def test_a_thread_that_does_not_answer_costs_one_step_and_no_more(runner_of: Any
     with pytest.raises(UserError, match="did not answer"):
         runner.step([Span(TOKENS[:20], 0, [0, 1], 1)])
     assert np.array_equal(wanted, logits(runner, Span(TOKENS[:20], 0, [0, 1], 1)))
+
+
+def test_the_threads_of_a_runner_that_nobody_holds_end(runner_of: Any) -> None:
+    before = set(threading.enumerate())
+    runner = CpuRunner(packed(make(), "int8"), pages=4, threads=3)
+    logits(runner, Span(TOKENS[:20], 0, [0, 1], 1))
+    mine = set(threading.enumerate()) - before
+    assert len(mine) == 2
+    del runner
+    gc.collect()
+    for thread in mine:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_a_loaded_machine_gets_one_worker_for_a_while_and_the_same_bits(runner_of: Any) -> None:
