@@ -82,7 +82,8 @@ class Model:
                 return select.cpu_runner(self._read_packed(way.weights), streams, self.kv, vocab_size)
             except select.KernelsFail as error:
                 reason = str(error)
-        say(f"the kernels cannot write here ({reason}): torch does" if reason else f"torch writes on {way.device}")
+        writer = f"torch does, in {pick_dtype(self.dtype, way.device)}"
+        say(f"the kernels cannot write here ({reason}): {writer}" if reason else f"torch writes on {way.device}")
         module = self._placed(packed=True) if select.held_weights(self.folder) else self.module
         return select.torch_runner(module, streams, vocab_size)
 

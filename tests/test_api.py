@@ -140,6 +140,8 @@ def test_names_that_are_none_are_refused(folder: Path) -> None:
         ({"weights": "int7"}, "--weights int7: unknown .did you mean"),
         ({"kv": "int4"}, "--kv int4: unknown"),
         ({"dtype": "float7"}, "--dtype float7: unknown"),
+        ({"dtype": "float16", "weights": "int4"}, "--weights int4: does not go with --dtype float16"),
+        ({"dtype": "float16", "kv": "int8"}, "--kv int8: does not go with --dtype float16"),
     ):
         with pytest.raises(gpt2.UserError, match=message):
             gpt2.load(folder, **settings).generate("x")
@@ -160,11 +162,11 @@ def test_where_the_kernels_fail_torch_takes_over_and_says_why(
         folder = tmp_path
     monkeypatch.setattr(CpuRunner, "step", lambda self, spans: 1 / 0)
     assert written(folder, weights="float32") == (expected, TorchRunner)
-    line = "the kernels cannot write here (ZeroDivisionError: division by zero): torch does\n"
+    line = "the kernels cannot write here (ZeroDivisionError: division by zero): torch does, in float32\n"
     assert capsys.readouterr().err.endswith(line)
     monkeypatch.setattr(select, "kernels_problem", lambda: "numba is not installed")
     assert written(folder, weights="float32") == (expected, TorchRunner)
-    assert capsys.readouterr().err == "the kernels cannot write here (numba is not installed): torch does\n"
+    assert capsys.readouterr().err == "the kernels cannot write here (numba is not installed): torch does, in float32\n"
 
 
 def test_a_module_in_memory_writes_as_it_is() -> None:

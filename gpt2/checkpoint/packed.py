@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2 import atomic
-from gpt2.checkpoint.arrays import ArrayFile, Stored, damaged, write_arrays
+from gpt2.checkpoint.arrays import PADDING, ArrayFile, Stored, damaged, write_arrays
 from gpt2.checkpoint.equalise import Equalised
 from gpt2.checkpoint.hf_config import config_to_hf, read_config
 from gpt2.checkpoint.names import PACKED_WEIGHTS, expected_shapes, fitting, weight_files
@@ -226,6 +226,7 @@ def read_packed(folder: Path) -> PackedModel:
         model.matrices[name] = Packed(kind, rows, columns, data, steps, group)
     for name, shape in vector_shapes(config).items():
         model.vectors[name] = _take(file, name, shape, np.float32)
+    _refuse_others(file, model)
     return model
 
 
@@ -252,6 +253,14 @@ def _declared(folder: Path) -> dict[str, Any] | None:
     if type(group) is not int or group < 0 or group % quant.CHUNK:
         raise UserError(f"{where}: group must be a multiple of {quant.CHUNK}, or 0")
     return declared
+
+
+def _refuse_others(file: ArrayFile, model: PackedModel) -> None:
+    """UserError for arrays that config.json knows nothing of: a layer would be left out without a word."""
+    known = {*model.matrices, *(f"{name}.scales" for name in model.matrices), *model.vectors}
+    others = [name for name in file.entries if name not in known and not name.startswith(PADDING)]
+    if others:
+        raise UserError(f"{file.path}: {others[0]} is no part of the model that config.json describes; make it again")
 
 
 def _take(file: ArrayFile, name: str, shape: tuple[int, ...], dtype: type[Any]) -> npt.NDArray[Any]:

@@ -109,7 +109,7 @@ def write_all(
 
 
 class Lines:
-    """A file that objects are added to, one a line; what was written is on the disk within a second or so."""
+    """A file that objects are added to, one a line: the system has each at once, the disk a second or so later."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
@@ -124,11 +124,11 @@ class Lines:
 
     def write(self, values: dict[str, Any]) -> None:
         self._file.write(json.dumps(values).encode() + b"\n")
+        self._file.flush()  # the next one may take long, and a process may be killed meanwhile
         if time.monotonic() - self._saved > SAVE_EVERY:
             self._save()
 
     def _save(self) -> None:
-        self._file.flush()
         os.fsync(self._file.fileno())
         self._saved = time.monotonic()
 

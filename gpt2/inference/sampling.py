@@ -72,6 +72,8 @@ class SamplingParams:
                 continue
             if isinstance(value, bool) or not isinstance(value, kind) or not allowed(value):
                 raise UserError(f"{name} = {value!r}: must be {meaning}")
+        if not isinstance(self.ignore_eot, bool):
+            raise UserError(f"ignore_eot = {self.ignore_eot!r}: must be true or false")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise UserError(f"stop = {stop!r}: must be strings that are not empty")

@@ -172,6 +172,14 @@ def test_weights_that_do_not_fit_the_config_are_named(tmp_path: Path) -> None:
         packed_of(folder)
 
 
+def test_a_packed_layer_that_the_config_leaves_out_is_named(tmp_path: Path) -> None:
+    write_packed(tmp_path, packed_of(write_model(tmp_path / "float")), BYTES)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": config["n_layer"] - 1}))
+    with pytest.raises(UserError, match=r"quantized\.safetensors: h\.\d\..* is no part of the model"):
+        read_packed(tmp_path)
+
+
 def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
     module = make()
     with torch.no_grad():

@@ -101,6 +101,13 @@ def test_ctrl_c_leaves_whole_lines(module: GPT, tmp_path: Path) -> None:
     assert len(run(module, path)) == 12
 
 
+def test_a_killed_run_leaves_every_finished_text(tmp_path: Path) -> None:
+    with batch.Lines(tmp_path / "out.jsonl") as lines:
+        for number in range(3):
+            lines.write({"index": number})
+            assert (tmp_path / "out.jsonl").read_bytes().count(b"\n") == number + 1
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -111,6 +118,7 @@ def test_ctrl_c_leaves_whole_lines(module: GPT, tmp_path: Path) -> None:
         ('{"prompt": "a", "temprature": 1}', "line 2: \"temprature\" is no setting (did you mean 'temperature'?)"),
         ('{"prompt": "a", "top_p": 3}', "line 2: top_p = 3: must be above 0"),
         ('{"prompt": "a", "stop": 3}', "line 2: "),
+        ('{"prompt": "a", "ignore_eot": "no"}', "line 2: ignore_eot = 'no': must be true or false"),
         ('{"prompt": [1, 257]}', "line 2: token id 257 in the prompt"),
         ('{"prompt": "a", "max_new_tokens": 10000}', "line 2: "),
     ],

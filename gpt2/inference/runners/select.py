@@ -48,7 +48,10 @@ def choose_path(folder: Path, device: str, dtype: str, weights: str, kv: str) ->
         return Way(device, kernels=False)
     if held and weights not in ("auto", held):
         raise UserError(f"--weights {weights}: {folder} holds {held} only; name the folder that it was made from")
-    reason = "they have no float16" if dtype in ("float16", "fp16") else kernels_problem()
+    if dtype in ("float16", "fp16"):
+        _refuse_beside_float16(weights, kv)
+        return Way(device, kernels=False, reason="they have no float16")
+    reason = kernels_problem()
     named = {"bfloat16": "bfloat16", "bf16": "bfloat16"}.get(dtype, DEFAULT) if weights == "auto" else weights
     return Way(device, not reason, held or named, reason)
 
@@ -140,6 +143,13 @@ def unpacked_module(folder: Path) -> GPT:
     state = {name: pad_vocabulary(name, torch.tensor(array), model.config) for name, array in unpack_state(model)}
     module.load_state_dict(state, strict=False)
     return module.eval()
+
+
+def _refuse_beside_float16(weights: str, kv: str) -> None:
+    """On a processor only torch has float16, and it knows neither of these."""
+    for flag, value in (("--weights", weights), ("--kv", kv)):
+        if value != "auto":
+            raise UserError(f"{flag} {value}: does not go with --dtype float16; leave one out")
 
 
 def _refuse_elsewhere(device: str, weights: str, kv: str) -> None:
