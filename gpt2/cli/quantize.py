@@ -48,7 +48,7 @@ def command(model: str, out: Path, weights: str, text: Path | None, tokens: int,
     Examples:
       gpt2 quantize gpt2 gpt2-int8
       gpt2 quantize runs/my my-int4 --weights int4
-      gpt2 quantize runs/my my-int4 --weights int4 --text held-out.txt --tokens 50000
+      gpt2 quantize runs/my my-int4-head --weights int4-head --text held-out.txt --tokens 50000
     """
     if tokens < 1:
         raise UserError(f"--tokens {tokens}: must be at least 1")
