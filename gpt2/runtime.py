@@ -80,6 +80,12 @@ def may_have_gpu() -> bool:
     return sys.platform == "darwin" or any(map(os.path.exists, places)) or bool(shutil.which("nvidia-smi"))
 
 
+def check_jit() -> None:
+    """ImportError where numba may not compile: the kernels are no Python that could run as it stands."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        raise ImportError("NUMBA_DISABLE_JIT is set")
+
+
 def pick_dtype(name: str, device: str) -> str:
     """`auto` means bfloat16 where the hardware multiplies it, else float16 on an older GPU, else float32."""
     names = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

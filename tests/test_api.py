@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,15 @@ def test_where_the_kernels_fail_torch_takes_over_and_says_why(
     monkeypatch.setattr(select, "kernels_problem", lambda: "numba is not installed")
     assert written(folder, weights="float32") == (expected, TorchRunner)
     assert capsys.readouterr().err == "the kernels cannot write here (numba is not installed): torch does, in float32\n"
+
+
+def test_numba_that_may_not_compile_leaves_writing_to_torch(folder: Path) -> None:
+    code = f"import gpt2; gpt2.load({str(folder)!r}, kv='float32').generate('Once', max_new_tokens=2)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert "(ImportError: NUMBA_DISABLE_JIT is set): torch does, in float32" in found.stderr
 
 
 def test_a_module_in_memory_writes_as_it_is() -> None:

@@ -29,7 +29,7 @@ from gpt2.errors import UserError, did_you_mean
 from gpt2.model import quant
 from gpt2.model.config import GPTConfig
 from gpt2.model.quant import FORMATS, GROUP, Packed
-from gpt2.runtime import say
+from gpt2.runtime import check_jit, say
 
 if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
@@ -121,6 +121,7 @@ def pack_matrix(matrix: Floats, kind: str, group: int = GROUP) -> Packed:
 @functools.cache
 def _fast_pack() -> Callable[..., bool] | None:
     try:
+        check_jit()
         from gpt2.kernels.pack import pack
     except Exception as error:  # a numba that does not fit numpy fails in many ways
         say(

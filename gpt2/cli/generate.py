@@ -79,15 +79,17 @@ def command(prompt: str | None, **flags: Any) -> None:
     text = read_prompt(prompt)
     model = load_model(flags)
     words = model.tokenizer.encode(text, allowed_special="all") if flags["special"] else text
+    engine = None
+    if flags["beams"] is not None:
+        pieces = search(model, words, params, flags)
+    else:
+        Text(model.config, model.tokenizer, words, params, flags["overflow"])  # refuses before weights are read
+        engine = make_engine(model, params.n, flags)
+        pieces = engine.stream([words], params, flags["overflow"])
     printer = (
         JsonPrinter(model, text) if flags["as_json"] else Printer(text if _echoes(flags["echo"]) else "", params.n)
-    )
-    if flags["beams"] is not None:
-        print_all(model, search(model, words, params, flags), printer)
-        return
-    Text(model.config, model.tokenizer, words, params, flags["overflow"])  # refuses before weights are read
-    engine = make_engine(model, params.n, flags)
-    print_all(model, engine.stream([words], params, flags["overflow"]), printer, engine)
+    )  # prints its first line, so nothing is refused behind it
+    print_all(model, pieces, printer, engine)
 
 
 def refuse_contradictions(prompt: str | None, flags: dict[str, Any]) -> None:
@@ -127,8 +129,8 @@ def search(model: Model, words: Prompt, params: SamplingParams, flags: dict[str,
     overflow: Overflow = flags["overflow"] if named("overflow") else "stop"
     refuse(params, beams, overflow)  # before weights are read
     runner = model.runner(beams.num_beams)
-    for row, result in enumerate(beam_search(runner, model.tokenizer, [words], params, beams, overflow)):
-        yield Piece(row, result.text, result)
+    results = beam_search(runner, model.tokenizer, [words], params, beams, overflow)
+    return (Piece(row, result.text, result) for row, result in enumerate(results))
 
 
 def print_all(

@@ -21,7 +21,7 @@ import numpy as np
 
 from gpt2.errors import UserError
 from gpt2.inference.sampling import NOT_A_NUMBER, Choice, SamplingParams
-from gpt2.runtime import say
+from gpt2.runtime import check_jit, say
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Share = Callable[[Callable[[int, int], None], int], None]
@@ -185,6 +185,7 @@ def _softmax(scaled: Floats) -> Floats:
 def load_kernels() -> ModuleType | None:
     """The compiled form, or None where numba cannot be used; says so once."""
     try:
+        check_jit()
         from gpt2.kernels import choose
     except Exception as error:  # a numba that does not fit numpy fails in many ways
         say(f"numba cannot be used ({type(error).__name__}: {error}); tokens are chosen without it, more slowly")

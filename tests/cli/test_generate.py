@@ -224,6 +224,12 @@ def test_a_smaller_model_must_have_the_same_tokenizer(run: Callable[..., Any], t
     assert "its tokenizer is another than the model's" in done.err
 
 
+def test_nothing_is_printed_before_a_refusal(run: Callable[..., Any]) -> None:
+    for words in (("--beams", 2, "--n", 3), ("--n", 3, "--weights", "int5"), ("--n", 3, "--draft", "no/such/folder")):
+        done = run(*words, "--echo", "Once")
+        assert (done.code, done.out) == (2, ""), done.err
+
+
 def test_beam_search_prints_the_best_texts(run: Callable[..., Any], folder: Path) -> None:
     from gpt2.inference.beam import BeamParams, beam_search
 

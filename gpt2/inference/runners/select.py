@@ -11,7 +11,7 @@ from gpt2.errors import UserError, did_you_mean
 from gpt2.inference.pages import pages_for
 from gpt2.inference.request import Span
 from gpt2.model.config import GPTConfig
-from gpt2.runtime import pick_device, pick_dtype, say
+from gpt2.runtime import check_jit, pick_device, pick_dtype, say
 
 if TYPE_CHECKING:
     from gpt2.checkpoint.packed import PackedModel
@@ -79,6 +79,7 @@ def held_weights(folder: Path) -> str:
 def kernels_problem() -> str:
     """Why the processor's kernels cannot be used here, as far as that shows without running one; else empty."""
     try:
+        check_jit()
         import gpt2.inference.runners.cpu  # noqa: F401
     except ModuleNotFoundError as error:
         return f"{error.name} is not installed"
