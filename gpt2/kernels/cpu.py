@@ -30,7 +30,6 @@ from gpt2.kernels.vectors import (
     atomic_add,
     atomic_load,
     atomic_store,
-    atomic_swap,
     pause,
     pointer,
     prefetch,
@@ -651,35 +650,29 @@ def forward(plan: Any, worker: Any) -> bool:
 
 
 @kernel
-def call(plan: Any) -> Any:
-    """Let the workers begin the step that the plan describes; a bit for each that sleeps and must be woken."""
-    number = (atomic_load(plan[CALL]) >> 8) + 1
-    atomic_store(plan[CALL], number << 8 | plan[WORKERS])  # in one word, so that nobody takes part in a step by mistake
-    asleep = 0
-    for worker in range(1, plan[WORKERS]):
-        if atomic_swap(plan[PARKED] + worker * LINE * 8, 1, 0):
-            asleep |= 1 << worker
-    return asleep
+def take_part(plan: Any, worker: Any, seen: Any, patience: Any) -> Any:
+    """Do a worker's part of steps. Returns the last call that it served, and whether that was given up.
 
+    Worker 0 publishes the plan as the next call and does its part of it: in one piece of native code, so that no Ctrl-C
+    comes between. The others do every step after call number `seen`, waiting `patience` rounds for each. Who waited in
+    vain leaves a 1 in PARKED and should look again some time, as a call may have come just then.
 
-@kernel
-def serve(plan: Any, worker: Any, seen: Any, patience: Any) -> Any:
-    """Do a worker's part of every step after call number `seen`, waiting `patience` rounds for each.
-
-    Returns the last call that it served and whether that was given up; after that, and after a wait in vain, the
-    thread sleeps until `call` says that it must be woken.
+    All in one function: compiled twice, the step would take twice as long to compile.
     """
     parked = plan[PARKED] + worker * LINE * 8
+    if worker > 0:
+        atomic_store(parked, 0)
     while True:
+        if worker == 0:  # in one word with their number, so that nobody takes part in a step by mistake
+            atomic_store(plan[CALL], ((atomic_load(plan[CALL]) >> 8) + 1) << 8 | plan[WORKERS])
         spins = 0
-        while atomic_load(plan[CALL]) == seen:
+        while worker > 0 and atomic_load(plan[CALL]) == seen:
             pause()
             spins += 1
             if spins >= patience:
-                atomic_swap(parked, 0, 1)
-                if atomic_load(plan[CALL]) == seen or not atomic_swap(parked, 1, 0):
-                    return seen, False
-                spins = 0
+                atomic_store(parked, 1)
+                return seen, False
         seen = atomic_load(plan[CALL])
-        if worker < seen & 255 and forward(plan, worker):
-            return seen, True
+        given_up = worker < seen & 255 and forward(plan, worker)
+        if worker == 0 or given_up:
+            return seen, given_up

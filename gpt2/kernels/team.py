@@ -19,6 +19,7 @@ from gpt2.errors import UserError
 from gpt2.kernels import cpu
 
 SPIN_ROUNDS = 100_000  # pauses, some milliseconds: longer than choosing the tokens of many streams takes
+NAP = 0.05  # seconds between a sleeper's own looks at whether it was called
 STEPS_ALONE = 64  # before a loaded machine is tried with all workers again
 WAIT_SECONDS = 35e-6  # at least, for each wait that the kernels count
 LOADED = 0.4  # of the last steps' time spent in waits: the sign of a core that others use
@@ -31,7 +32,7 @@ class Team:
     def __init__(self, plan: np.ndarray, workers: int) -> None:
         self.plan, self.workers = plan, workers
         line = cpu.LINE
-        self._words = np.zeros((4 + workers) * line, np.int64)  # each counter on a cache line of its own
+        self._words = np.zeros((5 + workers) * line, np.int64)  # each counter on a cache line of its own
         start = self._words.ctypes.data
         for place, field in enumerate((cpu.BARRIER, cpu.ABORT, cpu.CALL, cpu.WAITS, cpu.PARKED)):
             plan[field] = start + place * line * 8
@@ -46,11 +47,10 @@ class Team:
         alone = self.workers == 1 or self._alone > 0
         self._set_workers(1 if alone else self.workers)
         before, start = self._word(3), time.perf_counter()
-        asleep = cpu.call(self.plan)
-        for worker in range(1, self.workers):
-            if asleep >> worker & 1:
+        for worker in range(1, int(self.plan[cpu.WORKERS])):
+            if self._word(4 + worker):  # asleep; waking one too often does no harm
                 self._wake[worker].release()
-        if cpu.forward(self.plan, 0):
+        if cpu.take_part(self.plan, 0, 0, 0)[1]:
             self._abandon()
         self._alone = max(0, self._alone - 1)
         waited = (self._word(3) - before) * WAIT_SECONDS / (time.perf_counter() - start)
@@ -68,6 +68,7 @@ class Team:
         for worker in range(1, self.workers):
             self._words[(4 + worker) * cpu.LINE] = 1  # asleep
         self._wake = [threading.Semaphore(0) for _ in range(self.workers)]
+        cpu.take_part(self.plan, self.workers, 0, 1)  # compiled here: a step does not wait for that; nobody's words
         closed = threading.Event()
         self._dismiss = weakref.finalize(self, dismiss, closed, self._wake)
         for worker in range(1, self.workers):
@@ -96,10 +97,11 @@ def work(plan: np.ndarray, words: np.ndarray, worker: int, wake: threading.Semap
     """A thread's life. It holds what it looks at while it waits (the words), but not the team, which may go."""
     seen = 0
     while True:
-        wake.acquire()
+        woken = wake.acquire(timeout=NAP)
         if closed.is_set():
             return
-        seen, given_up = cpu.serve(plan, worker, seen, SPIN_ROUNDS)
+        called = words[2 * cpu.LINE] != seen
+        seen, given_up = cpu.take_part(plan, worker, seen, SPIN_ROUNDS if called or woken else 1)
         if given_up:
             return
 

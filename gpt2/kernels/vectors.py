@@ -403,17 +403,6 @@ def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
-def atomic_swap(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
-    """Write `new` where `old` stands; whether it stood there."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pair = builder.cmpxchg(_atomic(builder, args[0]), args[1], args[2], "seq_cst", "seq_cst")
-        return builder.extract_value(pair, 1)
-
-    return types.boolean(types.int64, types.int64, types.int64), code
-
-
-@intrinsic
 def pause(typingctx: Any) -> Any:
     """Tell the processor that this is a waiting loop."""
     word = "pause" if llvm.get_process_triple().startswith(("x86_64", "i686", "amd64")) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -188,6 +189,31 @@ def test_a_thread_that_does_not_answer_costs_one_step_and_no_more(runner_of: Any
     with pytest.raises(UserError, match="did not answer"):
         runner.step([Span(TOKENS[:20], 0, [0, 1], 1)])
     assert np.array_equal(wanted, logits(runner, Span(TOKENS[:20], 0, [0, 1], 1)))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs Unix's timers")
+def test_ctrl_c_at_any_moment_leaves_a_runner_that_computes_the_same(runner_of: Any) -> None:
+    runner, pick = runner_of(make(scale=3.0), "int8", threads=2), random.Random(5)
+    wanted = logits(runner, Span(TOKENS, 0, range(4), 1))
+    interrupted = 0
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(150):
+            signal.setitimer(signal.ITIMER_REAL, pick.uniform(0.0002, 0.003))
+            try:
+                while True:
+                    runner.step([Span(TOKENS[:7], 0, [5], 1)])
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert np.array_equal(wanted, logits(runner, Span(TOKENS, 0, range(4), 1)))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted == 150
 
 
 def test_the_threads_of_a_runner_that_nobody_holds_end(runner_of: Any) -> None:
