@@ -365,7 +365,8 @@ def test_transformers_own_pipeline_of_tokenizer_and_model_writes_what_ours_write
     prompt = tokenizer("Once", return_tensors="pt")
     model.generation_config.eos_token_id = None
     written = model.generate(**prompt, do_sample=False, max_new_tokens=30, pad_token_id=0)
-    (ours,) = gpt2.load(tmp_path, weights="float32").results(["Once"], temperature=0, max_new_tokens=30, ignore_eot=True)
+    exact = gpt2.load(tmp_path, weights="float32")
+    (ours,) = exact.results(["Once"], temperature=0, max_new_tokens=30, ignore_eot=True)
     assert written[0, 4:].tolist() == ours.tokens
 
 
