@@ -39,6 +39,7 @@ from gpt2.kernels.vectors import (
 )
 
 f32 = np.float32
+once = numba.njit(inline="always", error_model="numpy")  # for kernels with one caller, else compiled twice
 
 # Fields of the plan. First the model's shape and buffers, fixed; then what each step sets.
 (
@@ -200,7 +201,7 @@ def float_tile(m: Any, kind: Any, w: Any, x: Any, x_stride: Any, columns: Any, o
         tile_float(1, 2, w, x, x_stride, columns, out, out_stride, bias, add)
 
 
-@kernel
+@once
 def byte_tile(m: Any, kind: Any, w: Any, scales: Any, per: Any, x: Any, x_stride: Any, x_scales: Any, x_sums: Any,
               stride: Any, groups: Any, out: Any, out_stride: Any, bias: Any, add: Any) -> None:  # fmt: skip
     """`tile_bytes` for an m and a kind that are known only now."""
@@ -602,7 +603,7 @@ def keep_wanted(plan: Any) -> None:
             new[i] = old[i]
 
 
-@kernel
+@once
 def forward(plan: Any, worker: Any) -> bool:
     """The step that the plan describes, this worker's share of it. True if it was given up."""
     tokens = plan[TOKENS]

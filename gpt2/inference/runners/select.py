@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KV = ("auto", "float32", "bfloat16", "int8")
 DEFAULT = "int8"  # the weights that `auto` makes of float ones
-COMPILING = "compiling the kernels for this processor, once, about 15 s"
+COMPILING = "compiling the kernels for this processor, once, about 25 s"
 
 
 class KernelsFail(Exception):
@@ -92,7 +92,7 @@ def compiled() -> bool:
     """Whether the kernels were compiled before."""
     from gpt2.kernels import cache
 
-    return any(cache.folder().glob("*/cpu.forward*.nbc"))
+    return any(cache.folder().glob("*/cpu.take_part*.nbc"))
 
 
 def read_weights(folder: Path, config: GPTConfig, weights: str) -> PackedModel:
