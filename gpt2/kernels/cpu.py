@@ -43,15 +43,15 @@ once = numba.njit(inline="always", error_model="numpy")  # for kernels with one 
 
 # Fields of the plan. First the model's shape and buffers, fixed; then what each step sets.
 (
-    LAYERS, HEADS, HEAD_DIM, HEAD_PAD, WIDTH, WIDTH_PAD, ATTENTION_PAD, INNER, INNER_PAD, QKV_STRIDE, LOGIT_STRIDE,
+    LAYERS, HEADS, HEAD_DIM, HEAD_PAD, WIDTH, WIDTH_PAD, ATTENTION_PAD, INNER_PAD, QKV_STRIDE, LOGIT_STRIDE,
     BY_LAYER, ERF, EPSILON, SHORT, KV_KIND, POOL_PAGES, TILE_BYTES,
     MATRICES, NORMS, POSITION, POOL, POOL_SCALES, ZEROS,
     X, NORM, QKV, HEAD_OUT, MLP, LOGITS, BYTES, SCALES, SUMS, TOKENS_MOST, SCORES, SCORE_STRIDE, WEIGHTS, SCRATCH,
     TOKENS, TOKEN_IDS, POSITIONS, SPANS, SPAN_TABLE, PAGE_TABLE, OUTPUTS, OUTPUT_TOKENS,
     WORKERS, BARRIER, ABORT, CALL, TICKETS, WAITS, PARKED, FIELDS,
-) = range(54)  # fmt: skip
-MATRIX_FIELDS = KIND, DATA, SCALE, PER, BIAS, BLOCKS, COLUMNS, MATRIX_WIDTH = tuple(range(8))
-SPAN_FIELDS = FIRST, COUNT, START, PAGES, WANTED, FIRST_OUTPUT, SPAN_WIDTH = tuple(range(7))
+) = range(53)  # fmt: skip
+KIND, DATA, SCALE, PER, BIAS, BLOCKS, COLUMNS, MATRIX_WIDTH = range(8)
+FIRST, COUNT, START, PAGES, WANTED, FIRST_OUTPUT, SPAN_WIDTH = range(7)
 LINE = 8  # 64-bit numbers in a cache line: counters that several cores write stand so far apart
 ONE = f32(1.0)
 GELU_A = f32(2.0 * math.sqrt(2.0 / math.pi))  # gelu_tanh(x) = x sigmoid(A (x + B x^3)), Hendrycks & Gimpel 2016

@@ -102,7 +102,6 @@ class CpuRunner:
             cpu.WIDTH: config.n_embd,
             cpu.WIDTH_PAD: padded(config.n_embd, GROUP),
             cpu.ATTENTION_PAD: padded(config.attention_width, GROUP),
-            cpu.INNER: config.n_inner,
             cpu.INNER_PAD: padded(config.n_inner, GROUP),
             cpu.QKV_STRIDE: padded(3 * config.attention_width, LANES),
             cpu.LOGIT_STRIDE: padded(config.vocab_size, LANES),
