@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
 from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.masks import Packed
@@ -72,6 +73,7 @@ class Run:
     micro_batch_size: int  # rows of a full context; shorter rows are taken more at a time
     grad_clip: float
     device: str
+    ranks: Ranks = ALONE
     stopping: bool = False  # set by a hook or a signal: the loop ends after this step
 
 

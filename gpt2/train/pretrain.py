@@ -6,7 +6,6 @@ train_state/), and `best` and `last`, which name one of these.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import signal
 from collections.abc import Callable
@@ -22,9 +21,8 @@ from gpt2 import config as settings
 from gpt2.checkpoint.find import find_folder, point
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
-from gpt2.checkpoint.train_state import clean, load_step, newest_good_step, read_run_config, step_name
+from gpt2.checkpoint.train_state import clean, newest_good_step, read_run_config, step_name
 from gpt2.data.loader import Loader
-from gpt2.data.shards import Split, nanogpt_symbols, open_split
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
@@ -33,13 +31,16 @@ from gpt2.runtime import Runtime, say, seed_everything
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.tokenizer.files import load_tokenizer
 from gpt2.train import plan
+from gpt2.train.batches import LoaderBatches
 from gpt2.train.config import FROM_DATA, TrainConfig, compose
+from gpt2.train.corpus import Corpus, open_corpus
 from gpt2.train.hooks import Evaluate, Log, Sample, Save, Stretch, last_good
 from gpt2.train.live import Live
-from gpt2.train.loop import Batch, NonFiniteLoss, Run, TrainState, fit
+from gpt2.train.loop import NonFiniteLoss, Run, TrainState, fit
 from gpt2.train.metrics import MetricsFile
 from gpt2.train.optim import Optimizer
 from gpt2.train.report import write_report
+from gpt2.train.restore import restore
 from gpt2.train.schedule import rate_factor
 from gpt2.train.stop import stopping_on_signals
 from gpt2.train.validate import Validation
@@ -56,36 +57,6 @@ class Finished:
     state: TrainState
     validation: Validation | None
     stopped_by: signal.Signals | None = None
-
-
-class LoaderBatches:
-    """The loader's rows as batches of tensors, one optimizer step each, cut shorter where the config says so."""
-
-    def __init__(self, loader: Loader, config: TrainConfig) -> None:
-        self.loader, self.config = loader, config
-
-    def next(self, step: int) -> Batch:
-        inputs, targets = self.loader.next_batch(self.config.batch_rows)
-        largest = max(inputs.max(), targets.max())
-        if largest >= self.config.model.vocab_size:
-            raise UserError(
-                f"{self.config.data}: holds token {largest}, but the vocabulary ends at "
-                f"{self.config.model.vocab_size - 1}; the tokens were made with another tokenizer"
-            )
-        length = self.config.length_at(step)
-        return Batch(torch.from_numpy(inputs).view(-1, length), torch.from_numpy(targets).view(-1, length))
-
-    def state(self) -> dict[str, int]:
-        return self.loader.state()
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Both splits and the tokenizer that made them."""
-
-    train: Split
-    val: Split
-    tokenizer: Tokenizer | None
 
 
 def pretrain(
@@ -134,26 +105,6 @@ def resume(out: str | Path, sampler: Sampler | None = None, quiet: bool = False)
     else:
         say(f"{out}: no checkpoint yet; starting from step 0")
     return train_run(config, corpus, run, sampler, quiet)
-
-
-def open_corpus(config: TrainConfig) -> Corpus:
-    """The folder that `gpt2 prepare` made (or nanoGPT's), with its tokenizer if it has one."""
-    data = Path(config.data)
-    return Corpus(open_split(data, "train"), open_split(data, "val"), find_tokenizer(data, config.init))
-
-
-def find_tokenizer(data: Path, init: str | None) -> Tokenizer | None:
-    """Ours beside the shards, nanoGPT's characters, or that of the model that goes on; without one no samples come."""
-    if (data / "tokenizer").is_dir():
-        return load_tokenizer(data / "tokenizer")
-    symbols = nanogpt_symbols(data)
-    if symbols:
-        return Tokenizer.from_characters(symbols)
-    if init is not None:
-        with contextlib.suppress(UserError):
-            return load_tokenizer(Path(init))
-    say(f"{data}: no tokenizer beside the tokens; put one into {data / 'tokenizer'} to get samples and a whole model")
-    return None
 
 
 def resolve(config: TrainConfig, corpus: Corpus) -> TrainConfig:
@@ -228,24 +179,6 @@ def build_run(config: TrainConfig, corpus: Corpus) -> Run:
 def newton_schulz_dtype(dtype: torch.dtype) -> torch.dtype:
     """Muon's iteration needs range more than digits: bfloat16 where the run is short, float32 where it is not."""
     return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-
-
-def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
-    """Put a checkpoint's weights, optimizer, random numbers and data cursor into a fresh run."""
-    numbers, objects = load_step(step)
-    saved = load_module(step, run.weights.master.config)
-    run.weights.master.load_state_dict(saved.state_dict())
-    run.weights.loss_scale, run.weights.good_steps = numbers["loss_scale"], numbers["good_steps"]
-    run.weights.publish()
-    run.optimizer.load_state_dict(objects["optimizer"])
-    run.state = TrainState(**numbers["state"])
-    loader = Loader(corpus.train, config.model.context_length, config.seed, state=numbers["cursor"])
-    run.batches = LoaderBatches(loader, config)
-    torch.set_rng_state(objects["rng"]["torch"])
-    if "cuda" in objects["rng"]:
-        torch.cuda.set_rng_state(objects["rng"]["cuda"], run.device)
-    if numbers["threads"] != torch.get_num_threads():
-        say(f"{numbers['threads']} threads before, {torch.get_num_threads()} now: the last bits may differ")
 
 
 def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | None, quiet: bool) -> Finished:
