@@ -15,6 +15,26 @@ from gpt2.model.presets import PRESETS, preset_tree
 from gpt2.train.schedule import ScheduleConfig
 
 FROM_DATA = 1  # a vocab_size that nobody has: the data's
+POSITIVE = (  # where they are given
+    *("max_steps", "max_tokens", "max_seconds", "epochs", "batch_tokens", "batch_ramp_from", "micro_batch_size"),
+    *("short_length", "outlier_z", "dp_replicate", "dp_shard", "tp"),
+    *("log_every", "eval_every", "eval_tokens", "save_every", "sample_every", "keep_last"),
+)
+NOT_BUILT: dict[str, Any] = {  # refused unless they are what they have always been
+    "mixture": (),
+    "pack": "stream",
+    "max_tokens": None,
+    "batch_ramp_tokens": 0,
+    "on_outlier": "keep",
+    "recompute": "none",
+    "compile": "auto",
+    "fp8": False,
+    "dp_replicate": 1,
+    "dp_shard": None,
+    "tp": 1,
+    "tensorboard": False,
+    "wandb": None,
+}
 
 
 @dataclass(frozen=True)
@@ -45,48 +65,64 @@ class TrainConfig:
     """What `gpt2 train` needs to know. None means: chosen before step 1, by the rule in the field's line."""
 
     data: str = setting("", "a folder made by gpt2 prepare, or nanoGPT's train.bin and val.bin")
+    mixture: tuple[str, ...] = setting((), "train on FOLDER=WEIGHT,... instead; --data still gives val and tokenizer")
+    pack: Literal["stream", "masked"] = setting(
+        "stream", "stream: windows run over documents' ends; masked: none sees another"
+    )
     out: str = setting("", "the run's folder")
     init: str | None = setting(None, "continue from this model (folder or hub id) instead of random weights")
     preset: str = setting("small", "shape to start from: " + ", ".join(PRESETS))
     seed: int = setting(1337, "of weights, data order and dropout")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     dtype: str = setting("auto", "auto, float32, bfloat16 or float16")
-    max_steps: int | None = setting(None, "optimizer steps; else by max_seconds, else by epochs")
+    max_steps: int | None = setting(None, "optimizer steps; else by max_tokens, max_seconds or epochs, in this order")
+    max_tokens: int | None = setting(None, "tokens to train on, turned into max_steps")
     max_seconds: float | None = setting(None, "time to fit into: measured over a few steps, then turned into max_steps")
     epochs: float = setting(1.0, "passes over the training tokens")
     batch_tokens: int = setting(8192, "tokens of one optimizer step, over all ranks and micro-steps")
+    batch_ramp_tokens: int = setting(
+        0, "the batch grows to batch_tokens over the first so many tokens (GPT-3: 4B to 12B)"
+    )
+    batch_ramp_from: int = setting(32_768, "tokens of the first step of a growing batch")
     micro_batch_size: int | None = setting(None, "rows at a time; else by free memory")
     short_length: int | None = setting(None, "train the first part of the run on rows cut to this length")
     short_fraction: float = setting(0.6, "how much of the run that part is")
     grad_clip: float = setting(1.0, "largest gradient norm; 0: any")
+    on_outlier: Literal["keep", "skip", "stop"] = setting("keep", "what to do with a step whose loss or gradient leaps")
+    outlier_z: float = setting(6.0, "deviations above the running mean that make a leap")
+    recompute: Literal["none", "selective", "full"] = setting("none", "activations computed again instead of kept")
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto", "torch.compile; auto: where the run is long enough to repay it"
+    )
+    fp8: bool = setting(False, "the big matrix products in 8 bits, on cards that have them")
+    dp_replicate: int = setting(1, "groups of processes that hold the model each")
+    dp_shard: int | None = setting(None, "processes that share a model's parameters; else all that are left")
+    tp: int = setting(1, "processes that share each layer's heads and columns")
     log_every: int = setting(1, "steps between lines of metrics.jsonl")
     eval_every: int | None = setting(None, "steps between evaluations; else a tenth of the run")
     eval_tokens: int = setting(100_000, "held-out tokens an evaluation reads; the last one reads more")
     save_every: int | None = setting(None, "steps between checkpoints; else as eval_every")
     sample_every: int | None = setting(None, "steps between samples; else a quarter of the run")
     keep_last: int = setting(2, "checkpoints to keep beside the best")
+    async_save: bool = setting(True, "write checkpoints beside training")
+    tensorboard: bool = setting(False, "metrics for TensorBoard as well")
+    wandb: str | None = setting(None, "metrics to this Weights & Biases project as well")
     model: GPTConfig = field(default_factory=GPTConfig, metadata={"whose": "preset's"})
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_steps",
-            "max_seconds",
-            "micro_batch_size",
-            "short_length",
-            "eval_every",
-            "save_every",
-            "sample_every",
-        ):
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} = {value}: must be above 0")
-        for name in ("epochs", "batch_tokens", "log_every", "eval_tokens", "keep_last"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} = {getattr(self, name)}: must be above 0")
+        if self.batch_ramp_tokens < 0:
+            raise UserError(f"batch_ramp_tokens = {self.batch_ramp_tokens}: must not be negative")
         if not 0.0 <= self.short_fraction <= 1.0:
             raise UserError(f"short_fraction = {self.short_fraction}: must be between 0 and 1")
+        for name, default in NOT_BUILT.items():
+            if getattr(self, name) != default:
+                raise UserError(f"{name} = {getattr(self, name)}: not built yet; leave it out")
 
     def check_rows(self) -> None:
         """What can only be checked when the model is known: with `init` it is read from a folder."""
