@@ -8,10 +8,13 @@ q, k and v are orthogonalised separately, always.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from gpt2.train.entries import entries
 
 # Keller Jordan's quintic: steep at 0, so that five rounds bring every singular value near 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -43,6 +46,11 @@ class Muon:
             rate = self.learning_rate * factor
             stack.move(direction, rate * max(1.0, rows / columns) ** 0.5, 1 - rate * self.weight_decay)
 
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Each parameter's momentum, live, by the names of entries.py."""
+        for stack in self.stacks:
+            yield from stack.tensors()
+
     def state_dict(self) -> dict[str, Any]:
         return {"momentum": [stack.momentum for stack in self.stacks]}
 
@@ -54,11 +62,19 @@ class Muon:
 class Stack:
     """All matrices of one shape; `parts` of a parameter are matrices of their own."""
 
-    def __init__(self, parameters: list[tuple[nn.Parameter, int]]) -> None:
-        self.parameters = parameters
+    def __init__(self, named: list[tuple[str, nn.Parameter, int]]) -> None:
+        self.names = [name for name, _, _ in named]
+        self.parameters = parameters = [(parameter, parts) for _, parameter, parts in named]
         first, parts = parameters[0]
         count = sum(parts for _, parts in parameters)
         self.momentum = torch.zeros(count, first.size(0) // parts, first.size(1), device=first.device)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Views of the momentum, one for each parameter's entries."""
+        at = 0
+        for name, (_, parts) in zip(self.names, self.parameters, strict=True):
+            yield from entries(name, self.momentum[at : at + parts].flatten(0, 1))
+            at += parts
 
     def gradient(self) -> Tensor:
         """A fresh stack of the gradients, (N, rows, columns)."""
@@ -74,12 +90,12 @@ class Stack:
             at += parts
 
 
-def by_shape(named: list[tuple[str, nn.Parameter]]) -> dict[tuple[int, int], list[tuple[nn.Parameter, int]]]:
+def by_shape(named: list[tuple[str, nn.Parameter]]) -> dict[tuple[int, int], list[tuple[str, nn.Parameter, int]]]:
     """Shape of one matrix -> the parameters that hold such matrices, and how many each."""
-    groups: dict[tuple[int, int], list[tuple[nn.Parameter, int]]] = {}
+    groups: dict[tuple[int, int], list[tuple[str, nn.Parameter, int]]] = {}
     for name, parameter in named:
         parts = 3 if name.endswith("c_attn.weight") else 1
-        groups.setdefault((parameter.size(0) // parts, parameter.size(1)), []).append((parameter, parts))
+        groups.setdefault((parameter.size(0) // parts, parameter.size(1)), []).append((name, parameter, parts))
     return groups
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
+from gpt2.train.entries import entries
 from gpt2.train.muon import Muon
 
 Named = list[tuple[str, nn.Parameter]]
@@ -28,6 +29,7 @@ class Optimizer:
             self.muon = Muon(kinds.pop("hidden"), config.muon_lr, config.weight_decay, dtype)
         rates = {"embedding": config.embedding_lr, "head": config.head_lr}
         beta1, beta2 = config.betas
+        self.named = [pair for named in kinds.values() for pair in named]  # AdamW's
         self.adamw = torch.optim.AdamW(
             [
                 {
@@ -42,22 +44,47 @@ class Optimizer:
             eps=config.eps,
             fused=True,
         )
+        self.steps = torch.zeros((), device=self.named[0][1].device)  # AdamW's, one number for all parameters
+        for _, parameter in self.named:  # as its first step would, so that a state can be loaded before it
+            self.adamw.state[parameter] = {
+                "step": torch.zeros_like(self.steps),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
     def step(self, factor: float, progress: float = 1.0) -> None:
         """One step at `factor` times the full rates, `progress` of the run done, from the parameters' gradients."""
         for group in self.adamw.param_groups:
             group["lr"] = group["full_lr"] * factor
+        counts = [self.adamw.state[parameter]["step"] for _, parameter in self.named]
+        torch._foreach_copy_(counts, [self.steps] * len(counts))  # `steps` rules: a state may have been loaded
         self.adamw.step()
+        self.steps += 1
         if self.muon:
             rise = min(1.0, progress / MOMENTUM_RISE)
             full = self.config.muon_momentum
             self.muon.step(factor, full + (1 - rise) * (min(MOMENTUM_START, full) - full))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the optimizer remembers, live: `adamw.step`, `adamw.exp_avg.<entry>`, `muon.momentum.<entry>`.
+
+        Entries are those of the parameters (entries.py); copying into these tensors loads a state.
+        """
+        found = {"adamw.step": self.steps}
+        for kind in ("exp_avg", "exp_avg_sq"):
+            for name, parameter in self.named:
+                average = self.adamw.state[parameter][kind]
+                found |= {f"adamw.{kind}.{entry}": tensor for entry, tensor in entries(name, average)}
+        if self.muon:
+            found |= {f"muon.momentum.{entry}": tensor for entry, tensor in self.muon.tensors()}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         return {"adamw": self.adamw.state_dict()} | ({"muon": self.muon.state_dict()} if self.muon else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.adamw.load_state_dict(state["adamw"])
+        self.steps.copy_(self.adamw.state[self.named[0][1]]["step"])
         if self.muon:
             self.muon.load_state_dict(state["muon"])
 

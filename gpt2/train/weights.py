@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gpt2.model.gpt import GPT
+from gpt2.train.entries import entries
 
 FIRST_SCALE = 2.0**16
 GROW_AFTER = 2000  # good steps
@@ -57,6 +58,18 @@ class Weights:
             for parameter in self.parameters:
                 assert parameter.grad is not None
                 parameter.grad.mul_(1.0 / self.loss_scale)
+
+    def clip(self, most: float) -> float:
+        """Scale the gradients so that their global norm is at most `most` (0: leave them); returns the norm before."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if most > 0 and math.isfinite(most):
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+        return float(norm)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The live masters, by the names of entries.py; what is copied into them is the model's (then `publish`)."""
+        return dict(entry for name, tensor in self.master.named_parameters() for entry in entries(name, tensor))
 
     def accept(self, gradient_norm: float) -> bool:
         """Whether to take this step; a float16 overflow is skipped and lowers the loss scale."""
