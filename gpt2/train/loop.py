@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,24 +15,30 @@ from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
 from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.masks import Packed
-from gpt2.train.optim import Optimizer, clip_gradients
+from gpt2.train.guard import KEEP, Guard, Habits
+from gpt2.train.guard import NonFiniteLoss as NonFiniteLoss
+from gpt2.train.optim import Optimizer
 from gpt2.train.weights import Weights
 
 
 @dataclass
-class TrainState:
+class TrainState(Habits):
     """Where a run stands. With weights, optimizer, random numbers and the data's cursor it is all of it."""
 
-    step: int = 0  # optimizer steps taken
-    tokens: int = 0  # target tokens trained on
+    step: int = 0  # optimizer steps done, skipped ones counted
+    tokens: int = 0  # target tokens trained on, over all ranks
     elapsed: float = 0.0  # seconds of training, over all sessions
     best_val_loss: float = math.inf
     best_step: int = 0
+    halvings: int = 0  # times that memory ran out: micro-batches are so often halved
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One optimizer step's rows on this rank: int64 (rows, T); targets already shifted."""
+    """One optimizer step's rows on this rank: int64 (rows, T); targets already shifted.
+
+    `segment_ids` (rows, T), where given, tells the documents of a row apart: none sees another.
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -44,12 +50,12 @@ class Batches(Protocol):
 
     def next(self, step: int) -> Batch: ...
 
-    def state(self) -> dict[str, int]: ...
+    def state(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did: mean loss over its targets (nats), gradient norm before clipping."""
+    """What one optimizer step did: mean loss over its targets (nats), gradient norm before clipping; over all ranks."""
 
     loss: float
     grad_norm: float
@@ -58,6 +64,7 @@ class StepResult:
     length: int  # tokens of a row
     seconds: float
     skipped: bool = False
+    note: str = ""  # what a person should hear of it
 
 
 @dataclass
@@ -74,7 +81,13 @@ class Run:
     grad_clip: float
     device: str
     ranks: Ranks = ALONE
-    stopping: bool = False  # set by a hook or a signal: the loop ends after this step
+    guard: Guard = KEEP
+    asked: bool = False  # this process wishes to end: set by signals and hooks
+    stopping: bool = False  # all processes have agreed to: the loop ends after this step's hooks
+
+
+class OutOfMemory(UserError):
+    """The step does not fit the device's memory, however few rows it takes at a time."""
 
 
 class Hook(Protocol):
@@ -83,18 +96,17 @@ class Hook(Protocol):
     def __call__(self, run: Run, result: StepResult) -> None: ...
 
 
-class NonFiniteLoss(UserError):
-    """The loss or the gradient is no number any more."""
-
-
 def fit(run: Run, hooks: Sequence[Hook]) -> TrainState:
-    """Train until max_steps or until someone sets `run.stopping`. The state is good after every step."""
+    """Train until max_steps or until someone sets `run.asked`. The state is good after every step."""
     run.weights.train()
     while run.state.step < run.max_steps and not run.stopping:
         result = take_step(run)
         run.state.step += 1
         run.state.tokens += result.tokens
         run.state.elapsed += result.seconds
+        run.state.skipped += result.skipped
+        # Once a step and before the hooks: a signal that came between two of them would part the processes.
+        run.stopping = run.ranks.any(run.asked or run.stopping)
         for hook in hooks:
             hook(run, result)
     return run.state
@@ -103,35 +115,86 @@ def fit(run: Run, hooks: Sequence[Hook]) -> TrainState:
 def take_step(run: Run) -> StepResult:
     """One optimizer step: micro-batches summed, divided by the true number of targets, clipped, applied."""
     begin = time.perf_counter()
-    weights, batch = run.weights, run.batches.next(run.state.step)
-    count = max(1, int((batch.targets != IGNORE_INDEX).sum()))
+    weights, batch, step = run.weights, run.batches.next(run.state.step), run.state.step + 1
+    (targets,) = run.ranks.total([int((batch.targets != IGNORE_INDEX).sum())])
+    count = max(1, round(targets))
+    nats, note = backpropagate(run, batch, count)
+    weights.unscale()
+    mean, norm = run.ranks.total([nats])[0] / count, weights.clip(run.grad_clip)
+    factor = run.rate(run.state.step)
+    lowest_scale = weights.loss_scale == 1.0  # where a float16 overflow has no excuse left
+    taken = weights.accept(norm)
+    if taken or lowest_scale:
+        leap = run.guard.look(run.state, mean, norm, step)
+        taken, note = taken and not leap, note or (leap and f"skipped: {leap}")
+    if taken:
+        run.optimizer.step(factor, run.state.step / run.max_steps)
+        weights.publish()
+    rate, seconds = run.optimizer.config.learning_rate * factor, time.perf_counter() - begin
+    return StepResult(mean, norm, rate, count, batch.inputs.size(1), seconds, not taken, note)
+
+
+def backpropagate(run: Run, batch: Batch, count: int) -> tuple[float, str]:
+    """Gradients of the batch's loss / count, and its summed loss on this rank, with micro-batches that fit the memory.
+
+    If memory runs out, the step begins anew with half of the rows at a time: same data, same random numbers.
+    """
+    note, dice = "", random_state(run.device)
+    while True:
+        try:
+            return run_passes(run, batch, count), note
+        except torch.OutOfMemoryError:
+            pass  # the retry stands outside: inside, the error would hold on to the activations
+        note = halve(run)
+        set_random_state(dice, run.device)
+
+
+def run_passes(run: Run, batch: Batch, count: int) -> float:
+    """Forward and backward, one micro-batch after another; returns the summed loss."""
+    weights = run.weights
     weights.clear_gradients()
     total = torch.zeros((), device=run.device)
-    rows = run.micro_batch_size * (run.weights.master.config.context_length // batch.inputs.size(1))
+    rows = micro_batch_rows(run, batch.inputs.size(1))
     for start in range(0, len(batch.inputs), rows):
         part = slice(start, start + rows)
-        inputs, targets = batch.inputs[part].to(run.device), batch.targets[part].to(run.device)
+        inputs, targets = (t[part].to(run.device, non_blocking=True) for t in (batch.inputs, batch.targets))
         context = Packed(batch.segment_ids[part].to(run.device)) if batch.segment_ids is not None else None
         loss, _ = weights.worker(inputs, targets, context)
         weights.backward(loss / count)
         total += loss.detach()
-    weights.unscale()
-    norm = float(clip_gradients(weights.parameters, run.grad_clip))
-    factor, mean = run.rate(run.state.step), float(total) / count
-    lowest_scale = weights.loss_scale == 1.0  # where a float16 overflow has no excuse left
-    taken = weights.accept(norm)
-    if taken or lowest_scale:
-        check_finite(mean, norm, run.state.step + 1)
-    if taken:
-        run.optimizer.step(factor, run.state.step / run.max_steps)
-        weights.publish()
-    learning_rate = run.optimizer.config.learning_rate * factor
-    seconds = time.perf_counter() - begin
-    return StepResult(mean, norm, learning_rate, count, batch.inputs.size(1), seconds, skipped=not taken)
+    return float(total)
 
 
-def check_finite(loss: float, norm: float, step: int) -> None:
-    """Stop before a bad step reaches the weights."""
-    for name, value in (("loss", loss), ("gradient norm", norm)):
-        if not math.isfinite(value):
-            raise NonFiniteLoss(f"step {step}: the {name} is {value}")
+def micro_batch_rows(run: Run, length: int) -> int:
+    """Rows of `length` tokens at a time: as many tokens as `micro_batch_size` rows of a full context have."""
+    rows = max(1, run.micro_batch_size >> run.state.halvings)
+    return rows * (run.weights.master.config.context_length // length)
+
+
+def halve(run: Run) -> str:
+    """Half the micro-batch from now on, or OutOfMemory where that is no way out; says what was done."""
+    rows = run.micro_batch_size >> run.state.halvings
+    if run.ranks.world_size > 1:
+        # The others wait in this step's sums: they cannot be asked.
+        raise OutOfMemory(f"rank {run.ranks.rank}: out of memory with micro_batch_size = {rows}; set a smaller one")
+    if rows <= 1:
+        raise OutOfMemory(
+            f"out of memory on {run.device} with one row at a time; use a shorter context_length, a smaller model "
+            "or recompute = full"
+        )
+    run.state.halvings += 1
+    if run.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    return f"out of memory with {rows} rows at a time; going on with {rows // 2}, the same rows to a step"
+
+
+def random_state(device: str) -> list[Tensor]:
+    """The random numbers that dropout would draw next: the processor's, and the GPU's where there is one."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.startswith("cuda") else [])]
+
+
+def set_random_state(states: Sequence[Tensor], device: str) -> None:
+    """Put them back."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)
