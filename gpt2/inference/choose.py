@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,9 @@ from gpt2.inference.sampling import NOT_A_NUMBER, Choice, SamplingParams
 from gpt2.runtime import check_jit, say
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-Share = Callable[[Callable[[int, int], None], int], None]
+Survey = tuple[
+    Any, Any, Any
+]  # of R rows: maxima of blocks (R, V / 64), of all (R,), log of the sum of exponentials (R,)
 BROKEN, UNFINISHED = -1, -2  # as the kernels say it: the logits are not numbers; not found yet
 
 
@@ -39,29 +41,25 @@ class Ask:
     stream: random.Random
 
 
-def alone(work: Callable[[int, int], None], count: int) -> None:
-    """Do the work of all rows here; a team of threads in this place gives each a range [first, last)."""
-    work(0, count)
-
-
-def choose_rows(logits: Floats, asks: Sequence[Ask], vocab_size: int, share: Share = alone) -> list[Choice]:
+def choose_rows(logits: Floats, asks: Sequence[Ask], vocab_size: int, survey: Survey | None = None) -> list[Choice]:
     """A token for each ask, from the first `vocab_size` of each row of logits (R, at least V) float32.
 
     The same as `sampling.choose` with the same streams: a row that is not greedy draws one number from its stream, in
-    the order of the asks. Raises UserError for logits that are not numbers.
+    the order of the asks. `survey` saves a look at all logits to who has had one. Raises UserError for logits that are
+    not numbers.
     """
     if not asks:
         return []
-    work = _Work(np.ascontiguousarray(logits, np.float32), asks, vocab_size)
-    share(work.rows, len(asks))
+    work = _Work(np.ascontiguousarray(logits, np.float32), asks, vocab_size, survey)
+    work.choose()
     return work.choices()
 
 
 class _Work:
-    """The asks as arrays that threads fill without the interpreter."""
+    """The asks as arrays that kernels fill without the interpreter."""
 
-    def __init__(self, logits: Floats, asks: Sequence[Ask], vocab_size: int) -> None:
-        self.logits, self.asks, self.vocab_size = logits, asks, vocab_size
+    def __init__(self, logits: Floats, asks: Sequence[Ask], vocab_size: int, survey: Survey | None) -> None:
+        self.logits, self.asks, self.vocab_size, self.survey = logits, asks, vocab_size, survey
         changed = [penalised(logits[ask.row, :vocab_size], ask) if has_penalty(ask.params) else None for ask in asks]
         places = np.cumsum([row is not None for row in changed]) - 1
         self.changed = np.stack([row for row in changed if row is not None] or [logits[0, :0]])
@@ -72,17 +70,24 @@ class _Work:
         self.tokens = np.empty(len(asks), np.int64)
         self.normalisers = np.empty(len(asks))
 
-    def rows(self, first: int, last: int) -> None:
-        """Fill tokens and normalisers of this range."""
+    def choose(self) -> None:
+        """Fill tokens and normalisers."""
         kernels = load_kernels()
         if kernels is None:
-            for place in range(first, last):
+            for place in range(len(self.asks)):
                 self.tokens[place], self.normalisers[place] = self._plainly(place)
             return
-        kernels.rows(
-            self.logits, self.changed, self.vocab_size, self.where, self.settings, self.tokens, self.normalisers,
-            first, last,
-        )  # fmt: skip
+        survey = self.survey or self._look()
+        self.normalisers = survey[2][self.where[:, 0]]
+        kernels.rows(self.logits, survey, self.changed, self.vocab_size, self.where, self.settings, self.tokens)
+
+    def _look(self) -> Survey:
+        from gpt2.kernels.survey import BLOCK, survey_rows
+
+        rows = len(self.logits)
+        found = np.empty((rows, -(-self.vocab_size // BLOCK)), np.float32), np.empty(rows, np.float32), np.empty(rows)
+        survey_rows(self.logits, self.vocab_size, *found)
+        return found
 
     def choices(self) -> list[Choice]:
         """What was chosen; the rows that the kernels left are finished first."""

@@ -20,13 +20,19 @@ import numba
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
-    # Sums may be reordered and products fused; infinities and NaN keep their meaning.
-    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
 }
+# Sums may be reordered and products fused; infinities and NaN keep their meaning.
+FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """numba.njit without the interpreter's lock, cached in `folder()` where that can be written."""
+    with _cache_folder() as writable:
+        return numba.njit(**OPTIONS, fastmath=FAST, cache=writable)(function)
+
+
+def exact(function: Callable[..., Any]) -> Any:
+    """The same with every sum in the order in which it is written."""
     with _cache_folder() as writable:
         return numba.njit(**OPTIONS, cache=writable)(function)
 

@@ -1,8 +1,8 @@
 """numba kernels that choose tokens from rows of float32 logits, several rows a call and without the interpreter's lock.
 
-A row is read once for the maxima of blocks and once for the sum of exponentials. The k-th largest block maximum is a
-bound below which none of the k likeliest lies, so these are found in the few blocks that reach it. A row whose answer
-needs more room than ROOM is left UNFINISHED, for the plain way.
+They begin with what `survey` found. The k-th largest block maximum is a bound below which none of the k likeliest lies,
+so these are found in the few blocks that reach it. A row whose answer needs more room than ROOM is left UNFINISHED, for
+the plain way.
 
     V vocabulary
 """
@@ -13,86 +13,20 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+
+from gpt2.kernels.cache import exact
+from gpt2.kernels.survey import BLOCK, add_up, exp, find_peaks, ordered
+from gpt2.kernels.vectors import as_bits, as_float
 
 f32, i32, i64 = np.float32, np.int32, np.int64
 
-BLOCK = 64  # logits under one maximum
 MOST = 512  # likeliest tokens that are looked for
 ROOM = 2048  # tokens that are collected and sorted
 BROKEN, UNFINISHED = -1, -2  # instead of a token: the logits are not numbers; the plain way has to choose
 HOTTEST = 1e30  # temperatures above this make one number of many
 
-OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
-# Sums of a block may be reordered and products fused; infinities and NaN keep their meaning: damaged weights show it.
-FAST: dict[str, Any] = {**OPTIONS, "fastmath": {"reassoc", "contract", "nsz"}}
 
-
-@intrinsic
-def _as_float(typingctx: Any, bits: Any) -> Any:
-    return types.float32(types.int32), lambda ctx, b, sig, args: b.bitcast(args[0], ir.FloatType())
-
-
-@intrinsic
-def _as_bits(typingctx: Any, value: Any) -> Any:
-    return types.int32(types.float32), lambda ctx, b, sig, args: b.bitcast(args[0], ir.IntType(32))
-
-
-@njit(inline="always")
-def _ordered(bits: Any) -> Any:
-    """A float's bits -> a whole number in the same order (and back): maxima of whole numbers become vectors."""
-    return bits ^ ((bits >> i32(31)) & i32(0x7FFFFFFF))
-
-
-@njit(inline="always")
-def _exp(x: Any) -> Any:
-    """exp of x <= 0 as gpt2.kernels.bf16 has it; 0 below -87, NaN stays NaN."""
-    z = x * f32(1.4426950408889634)
-    n = np.floor(z + f32(0.5))
-    r = z - n
-    p = f32(1.5403530e-4)
-    p = p * r + f32(1.3333558e-3)
-    p = p * r + f32(9.6181291e-3)
-    p = p * r + f32(5.5504109e-2)
-    p = p * r + f32(2.4022651e-1)
-    p = p * r + f32(6.9314718e-1)
-    p = p * r + f32(1.0)
-    power = _as_float((i32(max(n, f32(-126.0))) + i32(127)) << i32(23))
-    return f32(0.0) if x < f32(-87.0) else p * power
-
-
-@njit(**OPTIONS)
-def _peaks(row: Any, peaks: Any) -> Any:
-    """The maximum of each block of row (V,), and of all."""
-    bits = row.view(i32)
-    top = i32(-0x80000000)
-    for block in range(peaks.shape[0]):
-        part = bits[block * BLOCK : (block + 1) * BLOCK]
-        peak = i32(-0x80000000)
-        for j in range(part.shape[0]):
-            peak = max(peak, _ordered(part[j]))
-        peaks[block] = _as_float(_ordered(peak))
-        top = max(top, peak)
-    return _as_float(_ordered(top))
-
-
-@njit(**FAST)
-def _sum(row: Any, top: Any, scale: Any, sums: Any) -> Any:
-    """sum exp((row - top) * scale), in float64 over the blocks; what each block adds to it in `sums`."""
-    total = 0.0
-    for block in range(sums.shape[0]):
-        part = row[block * BLOCK : (block + 1) * BLOCK]
-        inside = f32(0.0)
-        for j in range(part.shape[0]):
-            inside += _exp((part[j] - top) * scale)
-        sums[block] = inside
-        total += inside
-    return total
-
-
-@njit(**OPTIONS)
+@exact
 def _first(row: Any, peaks: Any, top: Any) -> Any:
     """The first token whose logit is `top`."""
     for block in range(peaks.shape[0]):
@@ -103,7 +37,7 @@ def _first(row: Any, peaks: Any, top: Any) -> Any:
     return BROKEN
 
 
-@njit(**OPTIONS)
+@exact
 def _sink(heap: Any, size: Any, place: Any) -> None:
     """Let the number at `place` down to where both below it are larger."""
     value = heap[place]
@@ -120,7 +54,7 @@ def _sink(heap: Any, size: Any, place: Any) -> None:
     heap[place] = value
 
 
-@njit(**OPTIONS)
+@exact
 def _kth(values: Any, k: Any, heap: Any) -> Any:
     """The k-th largest of values, or -inf if there are not so many."""
     if k > values.shape[0]:
@@ -135,7 +69,7 @@ def _kth(values: Any, k: Any, heap: Any) -> Any:
     return heap[0]
 
 
-@njit(**OPTIONS)
+@exact
 def _collect(row: Any, peaks: Any, floor: Any, temperature: Any, keys: Any) -> Any:
     """Put each token of at least `floor` into keys: sorted as whole numbers they go from the likeliest down, ties in
     the vocabulary's order. The order is that of the logits over temperature. UNFINISHED if there are too many."""
@@ -148,23 +82,23 @@ def _collect(row: Any, peaks: Any, floor: Any, temperature: Any, keys: Any) -> A
                 if count == ROOM:
                     return UNFINISHED
                 value = row[token] / temperature
-                bits = i32(0) if value == 0 else _as_bits(value)
-                keys[count] = (~i64(_ordered(bits)) << i64(32)) | i64(token)
+                bits = i32(0) if value == 0 else i32(as_bits(value))
+                keys[count] = (~i64(ordered(bits)) << i64(32)) | i64(token)
                 count += 1
     return count
 
 
-@njit(**OPTIONS)
+@exact
 def _token(key: Any) -> Any:
     return key & i64(0xFFFFFFFF)
 
 
-@njit(**OPTIONS)
+@exact
 def _value(key: Any) -> Any:
-    return _as_float(_ordered(i32(~(key >> i64(32)))))
+    return as_float(np.uint32(ordered(i32(~(key >> i64(32))))))
 
 
-@njit(**OPTIONS)
+@exact
 def _sort(keys: Any, count: Any) -> None:
     """Ascending, in place (Shell 1959; the gaps of Ciura 2001)."""
     for gap in (701, 301, 132, 57, 23, 10, 4, 1):
@@ -176,7 +110,7 @@ def _sort(keys: Any, count: Any) -> None:
             keys[place] = key
 
 
-@njit(**OPTIONS)
+@exact
 def _nucleus(weights: Any, count: Any, total: Any, p: Any) -> Any:
     """How many of the likeliest are needed to reach probability p; count + 1 if these do not reach it."""
     reached = 0.0
@@ -188,17 +122,17 @@ def _nucleus(weights: Any, count: Any, total: Any, p: Any) -> Any:
     return count + 1 if reached < p else count
 
 
-@njit(**OPTIONS)
+@exact
 def _weigh(keys: Any, count: Any, weights: Any) -> Any:
     """weights[:count] = exp(value - largest); their sum."""
     total = 0.0
     for place in range(count):
-        weights[place] = _exp(_value(keys[place]) - _value(keys[0]))
+        weights[place] = exp(_value(keys[place]) - _value(keys[0]))
         total += weights[place]
     return total
 
 
-@njit(**OPTIONS)
+@exact
 def _draw(keys: Any, weights: Any, count: Any, number: Any) -> Any:
     """One of the first `count`, by the inverse of the cumulative distribution in the vocabulary's order."""
     total = 0.0
@@ -214,15 +148,15 @@ def _draw(keys: Any, weights: Any, count: Any, number: Any) -> Any:
     return keys[count - 1] >> i64(32)
 
 
-@njit(**OPTIONS)
+@exact
 def _draw_any(row: Any, top: Any, scale: Any, sums: Any, number: Any) -> Any:
     """A token by the distribution of all, the same way."""
-    target = number * _sum(row, top, scale, sums)
+    target = number * add_up(row, top, scale, sums)
     reached, last = 0.0, 0
     for block in range(sums.shape[0]):
         if reached + sums[block] > target:
             for token in range(block * BLOCK, min((block + 1) * BLOCK, row.shape[0])):
-                weight = _exp((row[token] - top) * scale)
+                weight = exp((row[token] - top) * scale)
                 reached += weight
                 if weight > 0:
                     last = token
@@ -233,7 +167,7 @@ def _draw_any(row: Any, top: Any, scale: Any, sums: Any, number: Any) -> Any:
     return last
 
 
-@njit(**OPTIONS)
+@exact
 def _floor(peaks: Any, top: Any, setting: Any, heap: Any) -> Any:
     """A logit below which no token can be kept: a little low, as division by the temperature may make ties."""
     temperature, top_k, top_p, min_p, _ = setting
@@ -246,7 +180,7 @@ def _floor(peaks: Any, top: Any, setting: Any, heap: Any) -> Any:
     return floor - abs(floor) * f32(1e-6) if floor > -np.inf else floor
 
 
-@njit(**OPTIONS)
+@exact
 def _sample(row: Any, peaks: Any, top: Any, setting: Any, sums: Any, keys: Any, heap: Any) -> Any:
     """A token by temperature, top_k, top_p, min_p and a random number, or UNFINISHED."""
     temperature, top_k, top_p, min_p, number = setting
@@ -265,7 +199,7 @@ def _sample(row: Any, peaks: Any, top: Any, setting: Any, sums: Any, keys: Any, 
     weights = np.empty(count, f32)
     total = _weigh(keys, count, weights)
     if top_p < 1:
-        kept = _nucleus(weights, count, total if top_k else _sum(row, top, f32(1.0 / temperature), sums), top_p)
+        kept = _nucleus(weights, count, total if top_k else add_up(row, top, f32(1.0 / temperature), sums), top_p)
         if kept > count and not top_k and count < row.shape[0]:
             return UNFINISHED
         count = min(kept, count)
@@ -274,38 +208,35 @@ def _sample(row: Any, peaks: Any, top: Any, setting: Any, sums: Any, keys: Any, 
     return _draw(keys, weights, count, number)
 
 
-@njit(**OPTIONS)
+@exact
 def rows(
     logits: Any,
+    surveyed: Any,
     changed: Any,
     vocab_size: Any,
     where: Any,
     settings: Any,
     tokens: Any,
-    normalisers: Any,
-    first: Any,
-    last: Any,
 ) -> None:
-    """Choose tokens[first:last] and log-sum-exps (nats) of the model's own logits; threads may share the range.
+    """Choose a token for each ask.
 
-    logits and changed (rows, at least V) float32, C order; where (N, 2) int64: the row in logits, and in `changed`
-    (what penalties made of it) or -1; settings (N, 5) float64: temperature (0: greedy), top_k, top_p, min_p, random
-    number. Tokens may come out as BROKEN or UNFINISHED.
+    logits and changed (rows, at least V) float32, C order; surveyed: peaks, tops and normalisers of all rows of logits;
+    where (N, 2) int64: the row in logits, and in `changed` (what penalties made of it) or -1; settings (N, 5) float64:
+    temperature (0: greedy), top_k, top_p, min_p, random number. Tokens may come out as BROKEN or UNFINISHED.
     """
-    blocks = (vocab_size + BLOCK - 1) // BLOCK
-    peaks, sums = np.empty(blocks, f32), np.empty(blocks, np.float64)
+    all_peaks, tops, normalisers = surveyed
+    blocks = all_peaks.shape[1]
+    own_peaks, sums = np.empty(blocks, f32), np.empty(blocks, np.float64)
     keys, heap = np.empty(ROOM, i64), np.empty(MOST, f32)
-    for place in range(first, last):
-        row = logits[where[place, 0], :vocab_size]
-        top = _peaks(row, peaks)
-        normaliser = math.log(_sum(row, top, f32(1.0), sums)) + top
-        normalisers[place] = normaliser
-        if not math.isfinite(normaliser):
+    for place in range(where.shape[0]):
+        at, own = where[place, 0], where[place, 1]
+        if not math.isfinite(normalisers[at]):
             tokens[place] = BROKEN
             continue
-        if where[place, 1] >= 0:
-            row = changed[where[place, 1], :vocab_size]
-            top = _peaks(row, peaks)
+        row, peaks, top = logits[at, :vocab_size], all_peaks[at], tops[at]
+        if own >= 0:
+            row, peaks = changed[own, :vocab_size], own_peaks
+            top = find_peaks(row, peaks)
         setting = (settings[place, 0], settings[place, 1], settings[place, 2], settings[place, 3], settings[place, 4])
         if setting[0] == 0:
             tokens[place] = _first(row, peaks, top)
@@ -313,12 +244,12 @@ def rows(
             tokens[place] = _sample(row, peaks, top, setting, sums, keys, heap)
 
 
-@njit(**OPTIONS)
+@exact
 def likeliest(row: Any, count: Any, tokens: Any) -> Any:
     """The `count` likeliest tokens of row (V,) into tokens, best first; False if that takes more than ROOM."""
     peaks = np.empty((row.shape[0] + BLOCK - 1) // BLOCK, f32)
     keys, heap = np.empty(ROOM, i64), np.empty(MOST, f32)
-    _peaks(row, peaks)
+    find_peaks(row, peaks)
     floor = _kth(peaks, count, heap) if count <= MOST else f32(-np.inf)
     found = _collect(row, peaks, floor, f32(1.0), keys)
     if found < count:

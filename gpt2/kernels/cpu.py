@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 
 from gpt2.kernels.cache import kernel
+from gpt2.kernels.survey import BLOCK, survey
 from gpt2.kernels.vectors import (
     BFLOAT16,
     FLOAT32,
@@ -47,9 +48,10 @@ once = numba.njit(inline="always", error_model="numpy")  # for kernels with one 
     BY_LAYER, ERF, EPSILON, SHORT, KV_KIND, POOL_PAGES, TILE_BYTES,
     MATRICES, NORMS, POSITION, POOL, POOL_SCALES, ZEROS,
     X, NORM, QKV, HEAD_OUT, MLP, LOGITS, BYTES, SCALES, SUMS, TOKENS_MOST, SCORES, SCORE_STRIDE, WEIGHTS, SCRATCH,
+    VOCABULARY, PEAKS, TOPS, NORMALISERS, SUMS_OF_BLOCKS,
     TOKENS, TOKEN_IDS, POSITIONS, SPANS, SPAN_TABLE, PAGE_TABLE, OUTPUTS, OUTPUT_TOKENS,
     WORKERS, BARRIER, ABORT, CALL, TICKETS, WAITS, PARKED, FIELDS,
-) = range(53)  # fmt: skip
+) = range(58)  # fmt: skip
 KIND, DATA, SCALE, PER, BIAS, BLOCKS, COLUMNS, MATRIX_WIDTH = range(8)
 FIRST, COUNT, START, PAGES, WANTED, FIRST_OUTPUT, SPAN_WIDTH = range(7)
 LINE = 8  # 64-bit numbers in a cache line: counters that several cores write stand so far apart
@@ -271,42 +273,47 @@ def matmul(plan: Any, index: Any, x: Any, tokens: Any, out: Any, out_stride: Any
 
 @kernel
 def shorten(plan: Any, row: Any, token: Any, columns: Any, first: Any, last: Any) -> None:
-    """Groups first to last of a token's row of floats -> the form that the weights are multiplied with, in BYTES."""
+    """Groups first to last of a token's row of floats -> the form that the weights are multiplied with, in BYTES.
+
+    They begin and end with a pair of groups.
+    """
     if plan[SHORT] == BFLOAT16:
         x = floats(row, columns)
         out = halves(plan[BYTES] + token * columns * 2, columns)
         for i in range(first * GROUP, last * GROUP):
             out[i] = narrow(x[i])
     elif plan[SHORT] == INT8:
-        for group in range(first, last):
-            quantise(plan, row, token, columns, group)
+        for group in range(first, last, 2):
+            quantise(plan, row, token, columns, group, min(group + 2, last))
 
 
 @kernel
-def quantise(plan: Any, row: Any, token: Any, columns: Any, group: Any) -> None:
-    """One group as bytes; its scale, and -128 times its sum."""
+def quantise(plan: Any, row: Any, token: Any, columns: Any, first: Any, last: Any) -> None:
+    """A pair of groups (or the one that is left) as bytes: the scale that they share, and -128 times each one's sum."""
     scales, sums = floats(plan[SCALES], 1 << 40), ints(plan[SUMS], 1 << 40)
-    x = floats(row + group * GROUP * 4, GROUP)
-    out = signed(plan[BYTES] + token * columns + group * GROUP, GROUP)
-    top = largest(x, GROUP)
+    top = largest(floats(row + first * GROUP * 4, (last - first) * GROUP), (last - first) * GROUP)
     inverse = f32(127.0) / top if top > f32(0.0) else f32(0.0)
-    total = np.int32(0)
-    for i in range(GROUP):
-        q = np.int32(x[i] * inverse + f32(128.5)) - np.int32(128)
-        out[i] = np.int8(q)
-        total += q
-    scales[group * plan[TOKENS_MOST] + token] = top / f32(127.0)
-    sums[group * plan[TOKENS_MOST] + token] = total * np.int32(-128)
+    for group in range(first, last):
+        x = floats(row + group * GROUP * 4, GROUP)
+        out = signed(plan[BYTES] + token * columns + group * GROUP, GROUP)
+        total = np.int32(0)
+        for i in range(GROUP):
+            q = np.int32(x[i] * inverse + f32(128.5)) - np.int32(128)
+            out[i] = np.int8(q)
+            total += q
+        scales[group * plan[TOKENS_MOST] + token] = top / f32(127.0)
+        sums[group * plan[TOKENS_MOST] + token] = total * np.int32(-128)
 
 
 @kernel
 def shorten_all(plan: Any, x: Any, columns: Any, tokens: Any, worker: Any) -> None:
-    """x (T, K) -> BYTES; groups of all tokens are shared out."""
+    """x (T, K) -> BYTES; pairs of groups of all tokens are shared out."""
     groups = columns // GROUP
-    first, last = share(tokens * groups, worker, plan[WORKERS])
+    pairs = (groups + 1) // 2
+    first, last = share(tokens * pairs, worker, plan[WORKERS])
     for item in range(first, last):
-        token, group = item // groups, item % groups
-        shorten(plan, x + token * columns * 4, token, columns, group, group + 1)
+        token, group = item // pairs, item % pairs * 2
+        shorten(plan, x + token * columns * 4, token, columns, group, min(group + 2, groups))
 
 
 @kernel
@@ -314,19 +321,21 @@ def gelu(plan: Any, tokens: Any, worker: Any) -> None:
     """The MLP's hidden row through its non-linearity, in place, and in its short form."""
     columns = plan[INNER_PAD]
     groups = columns // GROUP
-    first, last = share(tokens * groups, worker, plan[WORKERS])
+    pairs = (groups + 1) // 2
+    first, last = share(tokens * pairs, worker, plan[WORKERS])
     for item in range(first, last):
-        token, group = item // groups, item % groups
+        token, group = item // pairs, item % pairs * 2
+        count = (min(group + 2, groups) - group) * GROUP
         row = plan[MLP] + token * columns * 4
-        x = floats(row + group * GROUP * 4, GROUP)
+        x = floats(row + group * GROUP * 4, count)
         if plan[ERF]:
-            for i in range(GROUP):
+            for i in range(count):
                 x[i] = f32(0.5 * x[i] * (1.0 + math.erf(x[i] * 0.7071067811865476)))
         else:
-            for i in range(GROUP):
+            for i in range(count):
                 v = x[i]
                 x[i] = v / (ONE + exp(-GELU_A * v * (ONE + GELU_B * v * v)))
-        shorten(plan, row, token, columns, group, group + 1)
+        shorten(plan, row, token, columns, group, min(group + 2, groups))
 
 
 @kernel
@@ -604,6 +613,20 @@ def keep_wanted(plan: Any) -> None:
 
 
 @once
+def survey_logits(plan: Any, worker: Any) -> None:
+    """What choosing tokens needs to know of this worker's rows of logits, while they are still near."""
+    vocabulary = plan[VOCABULARY]
+    blocks = (vocabulary + BLOCK - 1) // BLOCK
+    first, last = share(plan[OUTPUTS], worker, plan[WORKERS])
+    sums = numba.carray(pointer(plan[SUMS_OF_BLOCKS] + worker * blocks * 8), blocks, np.float64)
+    normalisers = numba.carray(pointer(plan[NORMALISERS]), plan[OUTPUTS], np.float64)
+    tops = floats(plan[TOPS], plan[OUTPUTS])
+    for i in range(first, last):
+        row = floats(plan[LOGITS] + i * plan[LOGIT_STRIDE] * 4, vocabulary)
+        tops[i], normalisers[i] = survey(row, floats(plan[PEAKS] + i * blocks * 4, blocks), sums)
+
+
+@once
 def forward(plan: Any, worker: Any) -> bool:
     """The step that the plan describes, this worker's share of it. True if it was given up."""
     tokens = plan[TOKENS]
@@ -647,6 +670,9 @@ def forward(plan: Any, worker: Any) -> bool:
     if barrier(plan):
         return True
     matmul(plan, 4 * plan[LAYERS], plan[NORM], tokens, plan[LOGITS], plan[LOGIT_STRIDE], 0, worker)
+    if barrier(plan):
+        return True
+    survey_logits(plan, worker)
     return barrier(plan)
 
 

@@ -12,6 +12,7 @@ activation, four products a lane) where the processor has it, else through the s
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -254,6 +255,7 @@ def tile_bytes(typingctx: Any, m: Any, kind: Any, w: Any, scales: Any, per: Any,
 
     scales (G / per, 16) are bfloat16; x (M, K) signed bytes, x_scales and x_sums (G, group_stride), float32 and int32,
     are each group's scale and -128 times its sum: weights are stored with an offset (128, or 8), which that takes back.
+    Groups 2i and 2i + 1 of x have the same scale: INT8 weights that share theirs too are multiplied by both but once.
     """
     tokens, stored = m.literal_value, kind.literal_value
     chains = max(1, 4 // tokens)  # so that one sum need not wait for the one before; whole numbers: the order is free
@@ -264,19 +266,32 @@ def tile_bytes(typingctx: Any, m: Any, kind: Any, w: Any, scales: Any, per: Any,
         emit = Emitter(builder)
         rows = [emit.separate(emit.at(x, builder.mul(I64(m), x_stride))) for m in range(tokens)]
         sums = emit.variables(tokens, FLOATS)
+        wholes = [emit.variables(chains, INTS) for _ in rows]  # of groups that share both scales
         scale_place, left = cgutils.alloca_once_value(builder, scales), cgutils.alloca_once_value(builder, per)
+        paired = builder.icmp_signed("==", builder.and_(per, I64(1)), I64(0))
         with cgutils.for_range(builder, groups) as loop:
             block = emit.at(w, loop.index, group_bytes)
             here = [emit.at(row, loop.index, GROUP) for row in rows]
             corner = builder.mul(loop.index, group_stride)
             weight_scale = emit.lanes(builder.load(scale_place), BFLOAT16)
             emit.count_down(left, per, scale_place, 2 * LANES)
-            add_group = _int4_group if stored == INT4 else _int8_group
-            totals = add_group(emit, block, here, x_sums, corner, chains)
-            for m, total in enumerate(totals):
-                scale = emit.spread(emit.load(emit.at(emit.at(x_scales, corner, 4), 4 * m), F32, 4))
-                value = builder.fmul(builder.sitofp(total, FLOATS), scale)
-                builder.store(emit.multiply_add(value, weight_scale, builder.load(sums[m])), sums[m])
+
+            def scale(totals: list[Any]) -> None:
+                for m, total in enumerate(totals):
+                    scale = emit.spread(emit.load(emit.at(emit.at(x_scales, corner, 4), 4 * m), F32, 4))
+                    value = builder.fmul(builder.sitofp(total, FLOATS), scale)
+                    builder.store(emit.multiply_add(value, weight_scale, builder.load(sums[m])), sums[m])
+
+            if stored == INT4:
+                scale(_int4_group(emit, block, here, x_sums, corner, chains))
+            else:
+                _int8_group(emit, block, here, x_sums, corner, wholes)
+                first = builder.icmp_signed("==", builder.and_(loop.index, I64(1)), I64(0))
+                more = builder.icmp_signed("<", builder.add(loop.index, I64(1)), groups)
+                with builder.if_then(builder.not_(builder.and_(paired, builder.and_(first, more)))):
+                    scale([_sum(emit, [builder.load(place) for place in places]) for places in wholes])
+                    for place in itertools.chain(*wholes):
+                        builder.store(ir.Constant(INTS, None), place)
         emit.finish([builder.load(place) for place in sums], out, out_stride, bias, add)
         return context.get_dummy_value()
 
@@ -291,18 +306,22 @@ def _start(emit: Emitter, x_sums: Any, corner: Any, m: int, offset: int) -> Any:
     return emit.builder.ashr(total, ir.Constant(INTS, [4] * LANES))  # 8 is 128 / 16
 
 
-def _int8_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner: Any, chains: int) -> list[Any]:
-    """The 16 sums of each token over one group: 16 loads of 64 bytes."""
-    zero = ir.Constant(INTS, None)
-    totals = [[_start(emit, x_sums, corner, m, 128), *[zero] * (chains - 1)] for m in range(len(rows))]
+def _int8_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner: Any, wholes: list[list[Any]]) -> None:
+    """Add one group to the 16 sums of each token: 16 loads of 64 bytes."""
+    totals = [[emit.builder.load(place) for place in places] for places in wholes]
+    for m, chains in enumerate(totals):
+        chains[0] = emit.builder.add(chains[0], _start(emit, x_sums, corner, m, 128))
     for step in range(GROUP // 4):
         weights = emit.load(emit.at(block, 64 * step), BYTES64, 1)
         for m, row in enumerate(rows):
             four = emit.load(emit.at(row, 4 * step), I32, 4)
-            totals[m][step % chains] = emit.dot(totals[m][step % chains], weights, four)
+            chain = step % len(totals[m])
+            totals[m][chain] = emit.dot(totals[m][chain], weights, four)
         if step % 4 == 3:
             emit.fence()
-    return [_sum(emit, parts) for parts in totals]
+    for chains, places in zip(totals, wholes, strict=True):
+        for total, place in zip(chains, places, strict=True):
+            emit.builder.store(total, place)
 
 
 def _int4_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner: Any, chains: int) -> list[Any]:

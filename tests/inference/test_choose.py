@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from gpt2.errors import UserError
 from gpt2.inference import choose as choosing
 from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.sampling import Choice, SamplingParams, choose
+from gpt2.kernels.survey import BLOCK, survey_rows
 
 VOCABULARY = 3000
 WAYS = ["kernels", "numpy"]
@@ -176,17 +176,13 @@ def test_what_lies_past_the_vocabulary_is_not_looked_at() -> None:
     assert_same(logits, SamplingParams())
 
 
-def test_threads_may_share_the_rows() -> None:
-    def share(work: Callable[[int, int], None], count: int) -> None:
-        threads = [threading.Thread(target=work, args=(first, min(first + 3, count))) for first in range(0, count, 3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    logits, params = make_logits(), SamplingParams()
-    together = choose_rows(logits, ask_all(logits, params), VOCABULARY, share)
-    assert together == choose_rows(logits, ask_all(logits, params), VOCABULARY)
+def test_a_survey_made_before_changes_nothing() -> None:
+    logits, params = make_logits(), SamplingParams(temperature=0.8, top_k=40)
+    found = np.empty((len(logits), -(-VOCABULARY // BLOCK)), np.float32), np.empty(len(logits), np.float32)
+    survey = *found, np.empty(len(logits))
+    survey_rows(logits, VOCABULARY, *survey)
+    before = choose_rows(logits, ask_all(logits, params), VOCABULARY, survey)
+    assert before == choose_rows(logits, ask_all(logits, params), VOCABULARY)
 
 
 def test_no_question_no_answer() -> None:

@@ -203,8 +203,8 @@ def test_ctrl_c_at_any_moment_leaves_a_runner_that_computes_the_same(runner_of: 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for _ in range(150):
-            signal.setitimer(signal.ITIMER_REAL, pick.uniform(0.0002, 0.003))
             try:
+                signal.setitimer(signal.ITIMER_REAL, pick.uniform(0.0002, 0.003))
                 while True:
                     runner.step([Span(TOKENS[:7], 0, [5], 1)])
             except KeyboardInterrupt:

@@ -42,20 +42,23 @@ def at(array: np.ndarray) -> int:
     return int(array.ctypes.data)
 
 
-@pytest.mark.parametrize(("kind", "number"), [("int8", 2), ("int4", 3)])
-def test_bytes_are_multiplied_exactly(tiles: tuple[Any, Any], kind: str, number: int) -> None:
-    dice = np.random.default_rng(0)
-    packed = quant.pack(dice.standard_normal((16, 256)).astype(np.float32), kind)
-    x = dice.integers(-127, 128, (2, 256), dtype=np.int8)
+@pytest.mark.parametrize(
+    ("kind", "number", "group"), [("int8", 2, 128), ("int8", 2, 64), ("int8", 2, 0), ("int4", 3, 64)]
+)
+@pytest.mark.parametrize("groups", [4, 5])
+def test_bytes_are_multiplied_exactly(tiles: tuple[Any, Any], kind: str, number: int, group: int, groups: int) -> None:
+    dice, columns = np.random.default_rng(0), 64 * groups
+    packed = quant.pack(dice.standard_normal((16, columns)).astype(np.float32), kind, group)
+    x = dice.integers(-127, 128, (2, columns), dtype=np.int8)
     x[0, :64], x[1, 64:128] = 127, -127  # as far as sums go
-    scales = dice.random((4, 2), dtype=np.float32)
-    sums = (-128 * x.reshape(2, 4, 64).sum(-1, dtype=np.int32)).T.copy()
+    scales = np.repeat(dice.random((3, 2), dtype=np.float32), 2, axis=0)[:groups].copy()
+    sums = (-128 * x.reshape(2, groups, 64).sum(-1, dtype=np.int32)).T.copy()
     bias, out = dice.standard_normal(16).astype(np.float32), np.ones((2, 16), np.float32)
-    per = 2 if kind == "int8" else 1
+    per = (group or columns) // 64
     assert packed.scales is not None
-    tiles[0](number, at(packed.data), at(packed.scales), per, at(x), at(scales), at(sums), 4, at(out), at(bias), 1)
-    floats = x.reshape(2, 4, 64) * scales.T[:, :, None]
-    wanted = 1 + bias + floats.reshape(2, 256) @ quant.unpack(packed).T.astype(np.float64)
+    tiles[0](number, at(packed.data), at(packed.scales), per, at(x), at(scales), at(sums), groups, at(out), at(bias), 1)
+    floats = x.reshape(2, groups, 64) * scales.T[:, :, None]
+    wanted = 1 + bias + floats.reshape(2, columns) @ quant.unpack(packed).T.astype(np.float64)
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-3)
 
 

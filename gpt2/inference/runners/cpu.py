@@ -18,9 +18,10 @@ import numpy as np
 
 from gpt2.errors import UserError
 from gpt2.hardware import cores
-from gpt2.inference.choose import Ask, choose_rows, log_sum_exp
+from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.request import PAGE_SIZE, Span
 from gpt2.kernels import cpu
+from gpt2.kernels.survey import BLOCK
 from gpt2.kernels.team import Team
 from gpt2.kernels.vectors import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
 
@@ -74,11 +75,11 @@ class CpuRunner:
             self.logits = self._logits[: self._plan[cpu.OUTPUTS], : self.vocab_size]
 
     def choose(self, asks: Sequence[Ask]) -> list[Choice]:
-        return choose_rows(self._logits[: len(self.logits)], asks, self.vocab_size)
+        return choose_rows(self._logits[: len(self.logits)], asks, self.vocab_size, self._survey)
 
     def logprobs(self, targets: Sequence[int]) -> list[float]:
-        rows = zip(self.logits, targets, strict=True)
-        return [float(row[target]) - log_sum_exp(row) for row, target in rows]
+        found = zip(self.logits, targets, self._survey[2][: len(self.logits)].tolist(), strict=True)
+        return [float(row[target]) - normaliser for row, target, normaliser in found]
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         for source, target in pairs:
@@ -166,6 +167,12 @@ class CpuRunner:
         self._logits = aligned((self.max_outputs, int(plan[cpu.LOGIT_STRIDE])), np.float32)
         self.logits = self._logits[:0, : self.vocab_size]
         plan[cpu.LOGITS] = self._keep(self._logits)
+        blocks = -(-self.vocab_size // BLOCK)
+        peaks, tops = aligned((self.max_outputs, blocks), np.float32), aligned((self.max_outputs,), np.float32)
+        self._survey = peaks, tops, aligned((self.max_outputs,), np.float64)
+        plan[cpu.PEAKS], plan[cpu.TOPS], plan[cpu.NORMALISERS] = map(self._keep, self._survey)
+        plan[cpu.SUMS_OF_BLOCKS] = self._keep(aligned((threads, blocks), np.float64))
+        plan[cpu.VOCABULARY] = self.vocab_size
         floats = {
             cpu.X: (tokens, int(plan[cpu.WIDTH_PAD])),
             cpu.NORM: (tokens, int(plan[cpu.WIDTH_PAD])),
