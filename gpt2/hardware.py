@@ -12,49 +12,97 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-# Dense peak in FLOP/s of 16-bit matrix multiplication with 32-bit sums, from the makers' data sheets (no sparsity).
-# bfloat16, but for V100 and T4, which have float16 only. The first name found in the device's own name counts.
-GPU_PEAKS: tuple[tuple[str, float], ...] = (
-    ("GB200", 2500e12),
-    ("B200", 2250e12),
-    ("H200", 989e12),
-    ("GH200", 989e12),
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835e12),
-    ("H100", 989e12),
-    ("H800", 989e12),
-    ("A100", 312e12),
-    ("A800", 312e12),
-    ("A40", 150e12),
-    ("A30", 165e12),
-    ("A10G", 70e12),
-    ("A10", 125e12),
-    ("L40S", 362e12),
-    ("L40", 181e12),
-    ("L4", 121e12),
-    ("V100", 125e12),
-    ("T4", 65e12),
-    ("RTX 5090", 209e12),
-    ("RTX 4090", 165e12),
-    ("RTX 4080", 97e12),
-    ("RTX 3090", 71e12),
-    ("RTX 3080", 59e12),
-    ("MI355X", 2500e12),
-    ("MI325X", 1307e12),
-    ("MI300X", 1307e12),
-    ("MI250X", 383e12),
+from gpt2.errors import UserError, did_you_mean
+
+@dataclass(frozen=True)
+class Gpu:
+    """What one card can do and costs.
+
+    `peak`: dense FLOP/s of 16-bit matrix multiplication with 32-bit sums, from the makers' data sheets (no sparsity);
+    bfloat16, but for V100 and T4, which have float16 only. `memory`: GiB that the driver shows. `price`: dollars an
+    hour on demand, None where no list was read; `source` says whose list.
+    """
+
+    name: str
+    peak: float
+    memory: float
+    price: float | None = None
+    source: str = ""
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.memory * 2**30)
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether its matrix units know bfloat16; else they have float16 only."""
+        return not self.name.startswith(("V100", "T4"))
+
+
+RUNPOD = "RunPod's list, March 2026"
+LAMBDA = "Lambda's list, May 2026"
+MODAL = "Modal's list, May 2026"
+TENSORWAVE = "TensorWave's list, May 2026"
+
+# The first name found in the device's own name counts, so longer ones stand before shorter ones.
+GPUS: tuple[Gpu, ...] = (
+    Gpu("GB200", 2500e12, 185.0),
+    Gpu("B200", 2250e12, 179.0, 5.98, RUNPOD),
+    Gpu("H200", 989e12, 140.4, 3.59, RUNPOD),
+    Gpu("GH200", 989e12, 95.6),
+    Gpu("H100 PCIe", 756e12, 79.6, 1.99, RUNPOD),
+    Gpu("H100 NVL", 835e12, 93.6),
+    Gpu("H100", 989e12, 79.6, 2.69, RUNPOD),
+    Gpu("H800", 989e12, 79.6),
+    Gpu("H20", 148e12, 95.6),
+    Gpu("A100 40GB", 312e12, 39.6, 1.48, LAMBDA),
+    Gpu("A100", 312e12, 79.2, 1.39, RUNPOD),
+    Gpu("A800", 312e12, 79.2),
+    Gpu("A40", 150e12, 44.9),
+    Gpu("A30", 165e12, 24.0),
+    Gpu("A10G", 70e12, 22.5),
+    Gpu("A10", 125e12, 22.5, 0.86, LAMBDA),
+    Gpu("L40S", 362e12, 44.9, 0.79, RUNPOD),
+    Gpu("L40", 181e12, 44.9, 0.69, RUNPOD),
+    Gpu("L4", 121e12, 22.5, 0.44, RUNPOD),
+    Gpu("V100 32GB", 125e12, 31.7),
+    Gpu("V100", 125e12, 15.8),
+    Gpu("T4", 65e12, 15.0, 0.59, MODAL),
+    Gpu("RTX 5090", 209e12, 31.8, 0.69, RUNPOD),
+    Gpu("RTX 4090", 165e12, 24.0, 0.34, RUNPOD),
+    Gpu("RTX 4080", 97e12, 16.0),
+    Gpu("RTX 3090", 71e12, 24.0, 0.22, RUNPOD),
+    Gpu("RTX 3080", 59e12, 10.0),
+    Gpu("MI355X", 2500e12, 287.6),
+    Gpu("MI325X", 1307e12, 255.9, 1.95, TENSORWAVE),
+    Gpu("MI300X", 1307e12, 191.9, 1.50, TENSORWAVE),
+    Gpu("MI250X", 191.5e12, 64.0),  # half a card, which is what the driver calls a device
 )
+
+
+def find_gpu(name: str) -> Gpu:
+    """The card that a person names ("h100", "a100-40gb", "4090"), or a UserError with the list."""
+    wanted = _plain(name).removeprefix("nvidia ").removeprefix("rtx ")
+    for gpu in GPUS:
+        if _plain(gpu.name).removeprefix("rtx ") == wanted:
+            return gpu
+    known = [gpu.name.lower().replace(" ", "-") for gpu in GPUS]
+    raise UserError(f"--gpu {name}: unknown{did_you_mean(name.lower(), known)}; there are {', '.join(known)}")
 
 
 def table_peak(name: str, dtype: str) -> float | None:
     """FLOP/s printed for a GPU of this name, or None where the table knows nothing of it (float32 included)."""
-    words = name.lower().replace("-", " ").split()
-    if dtype not in ("bfloat16", "float16") or _VARIANTS.intersection(words):
+    words = _plain(name)
+    if dtype not in ("bfloat16", "float16") or _VARIANTS.intersection(words.split()):
         return None
-    spaced = f" {' '.join(words)} "
-    return next((peak for known, peak in GPU_PEAKS if f" {known.lower()} " in spaced), None)
+    return next((gpu.peak for gpu in GPUS if f" {_plain(gpu.name)} " in f" {words} "), None)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("-", " ").replace("_", " ").split())
 
 
 # Processor features that make matrix multiplication fast, as Linux spells them: x86, then ARM.
