@@ -3,80 +3,42 @@
 from __future__ import annotations
 
 import base64
-import io
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from gpt2 import __version__, atomic
 from gpt2 import config as settings
 from gpt2.model.sizes import parameters
+from gpt2.runtime import say
+from gpt2.train import plots
 from gpt2.train.config import TrainConfig
-from gpt2.train.live import clock
-from gpt2.train.metrics import read_metrics
+from gpt2.train.metrics import numbers, read_metrics
+from gpt2.train.words import clock, short
 
-SPAN = 1 / 30  # of the run: what the moving average of the training loss looks back on
+Lines = Sequence[Mapping[str, Any]]
 
 
 def write_report(run: Path, config: TrainConfig) -> Path | None:
-    """Write both files from metrics.jsonl; returns the page's path, or None where nothing was measured yet."""
-    lines = read_metrics(run)
-    train = [line for line in lines if "train/loss" in line]
-    if not train:
+    """Write both files from metrics.jsonl; the page's path, or None where nothing was measured yet.
+
+    A page that cannot be made (a full disk, a folder that has gone) is one line on stderr: the run is what counts.
+    """
+    try:
+        lines = read_metrics(run)
+        if not numbers(lines, "train/loss"):
+            return None
+        atomic.write_bytes(run / "loss.png", plots.draw_loss(lines, "png"))
+        atomic.write_text(run / "report.html", render(run, config, lines))
+    except OSError as error:
+        say(f"{run}: no report: {(error.strerror or str(error)).lower()}")
         return None
-    picture = draw_losses(lines)
-    atomic.write_bytes(run / "loss.png", picture)
-    page = render(run, config, lines, base64.b64encode(picture).decode("ascii"))
-    atomic.write_text(run / "report.html", page)
     return run / "report.html"
 
 
-def draw_losses(lines: list[dict[str, Any]]) -> bytes:
-    """PNG of training and validation loss (nats per token) against trained tokens."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    train = [line for line in lines if "train/loss" in line]
-    tokens = [line["tokens"] for line in train]
-    losses = [line["train/loss"] for line in train]
-    axes.plot(tokens, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
-    axes.plot(tokens, smooth(losses), color="tab:blue", label="training")
-    val = [line for line in lines if "val/loss" in line]
-    if val:
-        points = [line["val/loss"] for line in val]
-        axes.plot([line["tokens"] for line in val], points, "o-", color="tab:orange", label="validation", markersize=4)
-    low = min(losses + [line["val/loss"] for line in val])
-    axes.set_ylim(low - 0.1, max(smooth(losses)[:: max(1, len(losses) // 50)]) + 0.1)
-    axes.set(xlabel="tokens trained on", ylabel="loss (nats per token)")
-    axes.xaxis.set_major_formatter(lambda value, _: short(value))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
-
-
-def short(value: float) -> str:
-    """`2.5M`, `250k`, `0`."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{letter}"
-    return f"{value:g}"
-
-
-def smooth(values: list[float]) -> list[float]:
-    """Exponential moving average without the start's bias."""
-    out: list[float] = []
-    total, weight = 0.0, 0.0
-    keep = max(0.0, 1 - 1 / max(1.0, SPAN * len(values)))
-    for value in values:
-        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        out.append(total / weight)
-    return out
-
-
-def render(run: Path, config: TrainConfig, lines: list[dict[str, Any]], picture: str) -> str:
+def render(run: Path, config: TrainConfig, lines: Lines) -> str:
     """The page as HTML; every text from outside is escaped."""
     import jinja2
 
@@ -84,34 +46,99 @@ def render(run: Path, config: TrainConfig, lines: list[dict[str, Any]], picture:
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
     return template.render(
         name=run.resolve().name,
-        picture=picture,
+        charts=charts(config, lines),
         facts=facts(config, lines),
-        samples=[(line["step"], line["sample"]) for line in lines if "sample" in line],
+        samples=[(line["step"], line["sample"]) for line in lines if isinstance(line.get("sample"), str)],
         settings=settings.dump_toml(settings.to_tree(config)),
-        resume=f"gpt2 train --resume {run}",
-        generate=f'gpt2 generate --model {run} "..."',
+        resume=f"gpt2 train --resume {quote(str(run))}",
+        generate=f'gpt2 generate --model {quote(str(run))} "..."',
         version=__version__,
     )
 
 
-def facts(config: TrainConfig, lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def charts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
+    """(title, SVG as base64) of those that the run has numbers for."""
+    drawn: list[tuple[str, str, Callable[[], bytes]]] = [
+        ("Loss", "train/loss", lambda: plots.draw_loss(lines)),
+        ("Throughput", "tokens_per_second", lambda: plots.draw_speed(lines)),
+        ("Gradient norm", "grad_norm", lambda: plots.draw_norm(lines, config.grad_clip)),
+        ("Learning rate", "learning_rate", lambda: plots.draw_rate(lines)),
+    ]
+    return [(title, base64.b64encode(draw()).decode("ascii")) for title, key, draw in drawn if numbers(lines, key)]
+
+
+def facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
     """What a reader wants to know first."""
-    train = [line for line in lines if "train/loss" in line]
-    val = [line for line in lines if "val/loss" in line]
-    model, last = config.model, train[-1]
-    speeds = sorted(line["tokens_per_second"] for line in train)
+    return [*model_facts(config), *progress_facts(config, lines), *machine_facts(config, lines), *loss_facts(lines)]
+
+
+def model_facts(config: TrainConfig) -> list[tuple[str, str]]:
+    model = config.model
     found = [
         ("Parameters", f"{parameters(model) / 1e6:.2f}M: {model.n_layer} layers of {model.n_embd}"),
         ("Context and vocabulary", f"{model.context_length} tokens, {model.vocab_size:,} kinds"),
-        ("Trained", f"{last['step']:,} of {config.max_steps:,} steps, {last['tokens']:,} tokens"),
-        ("Time", f"{clock(last['elapsed'])} of training on {config.device} in {config.dtype}"),
-        ("Speed (median)", f"{speeds[len(speeds) // 2]:,.0f} tokens/s, {last['mfu']:.0%} of peak at the end"),
-        ("Training loss", f"{smooth([line['train/loss'] for line in train])[-1]:.4f} nats per token (smoothed)"),
     ]
-    if val:
-        end = val[-1]
-        found.append(("Validation loss", f"{end['val/loss']:.4f} nats per token over {end['val_targets']:,} tokens"))
+    if config.init:
+        found.append(("Continued from", config.init))
+    return found
+
+
+def progress_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
+    """How far it came, on what, and in which batches."""
+    step = max(line["step"] for line in lines)
+    most = "" if config.max_steps is None else f" of {config.max_steps:,}"
+    found = [("Trained", f"{step:,}{most} steps, {max(numbers(lines, 'tokens'), default=0):,.0f} tokens")]
+    if seconds := numbers(lines, "elapsed"):
+        found.append(("Time", f"{clock(seconds[-1])} of training on {config.device} in {config.dtype}"))
+    rows = config.micro_batch_size
+    split = "" if rows is None else f", {rows} rows at a time in each process"
+    found.append(("Batch", f"{config.batch_tokens:,} tokens{split}"))
+    if config.batch_ramp_tokens:
+        ramp = f"from {config.batch_ramp_from:,} tokens, over the first {short(config.batch_ramp_tokens)} tokens"
+        found.append(("Batch grows", ramp))
+    if skipped := max(numbers(lines, "skipped"), default=0):
+        found.append(("Skipped steps", f"{skipped:,.0f}"))
+    return found + mixture_facts(config, lines)
+
+
+def mixture_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
+    """Sources with their weights, and how often each was gone through."""
+    found = [("Mixture", ", ".join(config.mixture))] if config.mixture else []
+    counts = [line["epochs"] for line in lines if isinstance(line.get("epochs"), Mapping)]
+    passes: Mapping[str, Any] = counts[-1] if counts else {}
+    counted = ", ".join(f"{source} {value:.2f}" for source, value in passes.items() if numbers([passes], source))
+    return [*found, ("Passes over each source", counted)] if counted else found
+
+
+def machine_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
+    """How fast, and how the work was laid out where it was not the plain way."""
+    found: list[tuple[str, str]] = []
+    if speeds := numbers(lines, "tokens_per_second"):
+        mfu = numbers(lines, "mfu")
+        peak = f", {statistics.median(mfu):.0%} of peak" if mfu else ""
+        found.append(("Speed (median)", f"{statistics.median(speeds):,.0f} tokens/s{peak}"))
+    mesh = {"dp_replicate": config.dp_replicate, "dp_shard": config.dp_shard, "tp": config.tp}
+    if any(size not in (None, 1) for size in mesh.values()):
+        found.append(("Processes", " x ".join(f"{name} {size or 1}" for name, size in mesh.items())))
+    extras = [f"recompute {config.recompute}"] if config.recompute != "none" else []
+    extras += ["fp8"] if config.fp8 else []
+    if extras:
+        found.append(("Memory and speed", ", ".join(extras)))
+    return found
+
+
+def loss_facts(lines: Lines) -> list[tuple[str, str]]:
+    found = [("Training loss", f"{plots.recent(numbers(lines, 'train/loss')):.4f} nats per token (mean of the last)")]
+    val = [line for line in lines if numbers([line], "val/loss")]
+    if not val:
+        return found
+    end, best = val[-1], min(val, key=lambda line: line["val/loss"])
+    over = f" over {end['val_targets']:,} tokens" if numbers([end], "val_targets") else ""
+    found.append(("Validation loss", f"{end['val/loss']:.4f} nats per token{over}"))
+    if best["step"] != end["step"]:
+        found.append(("Best validation loss", f"{best['val/loss']:.4f} after step {best['step']:,}"))
+    if numbers([end], "val/perplexity"):
         found.append(("Perplexity", f"{end['val/perplexity']:.2f} per token"))
-        if "val/bits_per_byte" in end:
-            found.append(("Bits per byte", f"{end['val/bits_per_byte']:.4f}"))
+    if numbers([end], "val/bits_per_byte"):
+        found.append(("Bits per byte", f"{end['val/bits_per_byte']:.4f}"))
     return found
