@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -125,9 +126,15 @@ def seed_everything(seed: int) -> None:
 
 
 def say(message: str) -> None:
-    """Talk to the person: stderr, never stdout, and never an error because the console is not UTF-8."""
-    try:
-        print(message, file=sys.stderr, flush=True)
-    except UnicodeEncodeError:
-        encoding = sys.stderr.encoding or "ascii"
-        print(message.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)
+    """Talk to the person: stderr, never stdout; of several processes only the main one does.
+
+    Neither a console that is not UTF-8 nor one that has gone is an error.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    with contextlib.suppress(OSError, ValueError):
+        try:
+            print(message, file=sys.stderr, flush=True)
+        except UnicodeEncodeError:
+            encoding = sys.stderr.encoding or "ascii"
+            print(message.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)

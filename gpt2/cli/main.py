@@ -24,6 +24,7 @@ from gpt2.errors import UserError, did_you_mean
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("gpt2.cli.demo", "Train a small model on this Python's library and let it write"),
     "prepare": ("gpt2.cli.prepare", "Turn text into shards of tokens"),
+    "plan": ("gpt2.cli.plan", "Show what a training run would hold, take and cost, without its hardware"),
     "train": ("gpt2.cli.train", "Train a model on prepared shards"),
     "runs": ("gpt2.cli.runs", "List and compare runs"),
     "generate": ("gpt2.cli.generate", "Let a model continue a prompt"),

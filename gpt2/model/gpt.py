@@ -31,21 +31,24 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
+        self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.dropout
         self.scale = 1 / (layer + 1) if config.scale_by_layer else 1.0
         self.c_attn = nn.Linear(config.n_embd, 3 * config.attention_width, bias=config.bias)
         self.c_proj = nn.Linear(config.attention_width, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k, v = (self._heads(part) for part in self.c_attn(x).chunk(3, dim=-1))
+        q, k, v = (self._heads(part) for part in self.qkv(x))
         if self.scale != 1.0:
             q = q * self.scale
         y = context.attend(self.layer, q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
         y = y.transpose(1, 2).flatten(2)  # (B, T, A)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
+    def qkv(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.c_attn(x).chunk(3, dim=-1)  # (B, T, C) -> three of (B, T, A)
+
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.n_head, -1).transpose(1, 2)  # (B, T, A) -> (B, H, T, D)
+        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, T, A) -> (B, H, T, D)
 
 
 class MLP(nn.Module):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpt2.distributed.shards import by_whole_matrices, layout, part
 from gpt2.train.entries import entries
 
 # Keller Jordan's quintic: steep at 0, so that five rounds bring every singular value near 1.
@@ -33,7 +34,7 @@ class Muon:
     ) -> None:
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.dtype = dtype
-        self.stacks = [Stack(parameters) for parameters in by_shape(named).values()]
+        self.stacks = [Stack(alike) for alike in by_shape(named)]
 
     @torch.no_grad()
     def step(self, factor: float, momentum: float) -> None:
@@ -41,10 +42,10 @@ class Muon:
         for stack in self.stacks:
             gradient = stack.gradient()  # (N, rows, columns)
             stack.momentum.lerp_(gradient, 1 - momentum)
-            direction = orthogonalise(gradient.lerp_(stack.momentum, momentum).to(self.dtype)).float()
-            rows, columns = direction.shape[1:]
+            update = gradient.lerp_(stack.momentum, momentum).to(self.dtype)
+            direction = by_whole_matrices(orthogonalise, update, stack.layout).float()
             rate = self.learning_rate * factor
-            stack.move(direction, rate * max(1.0, rows / columns) ** 0.5, 1 - rate * self.weight_decay)
+            stack.move(direction, rate * max(1.0, stack.rows / stack.columns) ** 0.5, 1 - rate * self.weight_decay)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each parameter's momentum, live, by the names of entries.py."""
@@ -60,43 +61,52 @@ class Muon:
 
 
 class Stack:
-    """All matrices of one shape; `parts` of a parameter are matrices of their own."""
+    """All matrices of one shape that lie alike; a parameter's `parts` are matrices of their own.
+
+    On a mesh this process has a part of each: tensors here are stacks of such parts, (N, some rows, some columns).
+    """
 
     def __init__(self, named: list[tuple[str, nn.Parameter, int]]) -> None:
-        self.names = [name for name, _, _ in named]
-        self.parameters = parameters = [(parameter, parts) for _, parameter, parts in named]
-        first, parts = parameters[0]
-        count = sum(parts for _, parts in parameters)
-        self.momentum = torch.zeros(count, first.size(0) // parts, first.size(1), device=first.device)
+        self.named = named
+        _, first, parts = named[0]
+        self.layout = layout(first)
+        self.rows, self.columns = first.size(0) // parts, first.size(1)  # of a whole matrix
+        self.momentum = torch.zeros_like(torch.cat([split(part(p), n) for _, p, n in named]))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Views of the momentum, one for each parameter's entries."""
-        at = 0
-        for name, (_, parts) in zip(self.names, self.parameters, strict=True):
-            yield from entries(name, self.momentum[at : at + parts].flatten(0, 1))
-            at += parts
+        for name, momentum in zip([name for name, _, _ in self.named], self.per_parameter(self.momentum), strict=True):
+            whole = momentum.flatten(0, 1)
+            yield from entries(name, whole if self.layout is None else self.layout.wrap(whole))
 
     def gradient(self) -> Tensor:
-        """A fresh stack of the gradients, (N, rows, columns)."""
-        gradients = [(p.grad, parts) for p, parts in self.parameters]
-        return torch.cat([g.view(parts, -1, g.size(1)) for g, parts in gradients if g is not None])
+        """A fresh stack of the gradients."""
+        return torch.cat([split(part(p.grad), parts) for _, p, parts in self.named if p.grad is not None])
 
     def move(self, direction: Tensor, rate: float, shrink: float) -> None:
         """Decay each matrix, then step against its direction."""
-        at = 0
-        for parameter, parts in self.parameters:
-            matrices = parameter.view(parts, -1, parameter.size(1))
-            matrices.mul_(shrink).add_(direction[at : at + parts], alpha=-rate)
-            at += parts
+        for (_, parameter, parts), towards in zip(self.named, self.per_parameter(direction), strict=True):
+            split(part(parameter), parts).mul_(shrink).add_(towards, alpha=-rate)
+
+    def per_parameter(self, stack: Tensor) -> tuple[Tensor, ...]:
+        """A stack cut into each parameter's matrices."""
+        return torch.split(stack, [parts for _, _, parts in self.named])
 
 
-def by_shape(named: list[tuple[str, nn.Parameter]]) -> dict[tuple[int, int], list[tuple[str, nn.Parameter, int]]]:
-    """Shape of one matrix -> the parameters that hold such matrices, and how many each."""
-    groups: dict[tuple[int, int], list[tuple[str, nn.Parameter, int]]] = {}
+def split(parameter: Tensor, parts: int) -> Tensor:
+    """(parts * rows, columns) -> (parts, rows, columns), the same memory."""
+    return parameter.view(parts, parameter.size(0) // parts, parameter.size(1))
+
+
+def by_shape(named: list[tuple[str, nn.Parameter]]) -> list[list[tuple[str, nn.Parameter, int]]]:
+    """The parameters that hold matrices of one shape and lie alike on a mesh, and how many matrices each."""
+    groups: dict[Any, list[tuple[str, nn.Parameter, int]]] = {}
     for name, parameter in named:
         parts = 3 if name.endswith("c_attn.weight") else 1
-        groups.setdefault((parameter.size(0) // parts, parameter.size(1)), []).append((name, parameter, parts))
-    return groups
+        lies = layout(parameter)
+        alike = (parameter.size(0) // parts, parameter.size(1), lies and lies.placements)
+        groups.setdefault(alike, []).append((name, parameter, parts))
+    return list(groups.values())
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gpt2.distributed.shards import layout, part
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
 from gpt2.train.entries import entries
@@ -29,11 +29,13 @@ class Optimizer:
             self.muon = Muon(kinds.pop("hidden"), config.muon_lr, config.weight_decay, dtype)
         rates = {"embedding": config.embedding_lr, "head": config.head_lr}
         beta1, beta2 = config.betas
-        self.named = [pair for named in kinds.values() for pair in named]  # AdamW's
+        # On a mesh AdamW works on the parts that this process owns: one fused call, whatever meshes they lie on.
+        self.named = [pair for named in kinds.values() for pair in named]
+        own = {name: own_part(parameter) for name, parameter in self.named}
         self.adamw = torch.optim.AdamW(
             [
                 {
-                    "params": [p for _, p in named],
+                    "params": [own[name] for name, _ in named],
                     "full_lr": rates.get(kind) or config.learning_rate,
                     "weight_decay": 0.0 if kind == "vector" else config.weight_decay,
                 }
@@ -44,8 +46,9 @@ class Optimizer:
             eps=config.eps,
             fused=True,
         )
-        self.steps = torch.zeros((), device=self.named[0][1].device)  # AdamW's, one number for all parameters
-        for _, parameter in self.named:  # as its first step would, so that a state can be loaded before it
+        self.own = list(own.values())
+        self.steps = torch.zeros((), device=self.own[0].device)  # AdamW's, one number for all parameters
+        for parameter in self.own:  # as its first step would, so that a state can be loaded before it
             self.adamw.state[parameter] = {
                 "step": torch.zeros_like(self.steps),
                 "exp_avg": torch.zeros_like(parameter),
@@ -56,7 +59,10 @@ class Optimizer:
         """One step at `factor` times the full rates, `progress` of the run done, from the parameters' gradients."""
         for group in self.adamw.param_groups:
             group["lr"] = group["full_lr"] * factor
-        counts = [self.adamw.state[parameter]["step"] for _, parameter in self.named]
+        for (_, parameter), own in zip(self.named, self.own, strict=True):
+            if own is not parameter and parameter.grad is not None:
+                own.grad = part(parameter.grad)
+        counts = [self.adamw.state[own]["step"] for own in self.own]
         torch._foreach_copy_(counts, [self.steps] * len(counts))  # `steps` rules: a state may have been loaded
         self.adamw.step()
         self.steps += 1
@@ -72,8 +78,8 @@ class Optimizer:
         """
         found = {"adamw.step": self.steps}
         for kind in ("exp_avg", "exp_avg_sq"):
-            for name, parameter in self.named:
-                average = self.adamw.state[parameter][kind]
+            for (name, parameter), own in zip(self.named, self.own, strict=True):
+                average = wrap_like(parameter, self.adamw.state[own][kind])
                 found |= {f"adamw.{kind}.{entry}": tensor for entry, tensor in entries(name, average)}
         if self.muon:
             found |= {f"muon.momentum.{entry}": tensor for entry, tensor in self.muon.tensors()}
@@ -84,9 +90,20 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.adamw.load_state_dict(state["adamw"])
-        self.steps.copy_(self.adamw.state[self.named[0][1]]["step"])
+        self.steps.copy_(self.adamw.state[self.own[0]]["step"])
         if self.muon:
             self.muon.load_state_dict(state["muon"])
+
+
+def own_part(parameter: nn.Parameter) -> nn.Parameter:
+    """What AdamW steps: the parameter, or this process's part of a sharded one (in the same memory)."""
+    return parameter if layout(parameter) is None else nn.Parameter(part(parameter))
+
+
+def wrap_like(parameter: Tensor, own: Tensor) -> Tensor:
+    """What was made for a parameter's part, as a tensor that is sharded like it."""
+    lies = layout(parameter)
+    return own if lies is None else lies.wrap(own)
 
 
 def sort_parameters(model: GPT) -> dict[str, Named]:
@@ -100,12 +117,3 @@ def sort_parameters(model: GPT) -> dict[str, Named]:
         else:
             kinds["head" if name.startswith("lm_head") else "embedding"].append((name, parameter))
     return kinds
-
-
-def clip_gradients(parameters: list[nn.Parameter], most: float) -> Tensor:
-    """Scale the gradients so that their global norm is at most `most` (0: leave them); returns the norm before."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if most > 0 and math.isfinite(most):
-        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
-    return norm

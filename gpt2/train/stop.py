@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step in hand; a second one ends it at once."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run after the step in hand; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from types import FrameType
 from gpt2.runtime import say
 from gpt2.train.loop import Run
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class StopRequest:
-    """Which signal asked the run to end, if any did."""
+    """Which signal asked this process to end the run, if any did."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -21,7 +23,10 @@ class StopRequest:
 
 @contextmanager
 def stopping_on_signals(run: Run) -> Iterator[StopRequest]:
-    """While inside, the two signals set `run.stopping` instead of killing; only the main thread may ask for that."""
+    """While inside, signals set `run.asked` instead of killing; only the main thread may ask for that.
+
+    Among several processes it is enough that one is asked: the loop agrees once a step.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -30,10 +35,10 @@ def stopping_on_signals(run: Run) -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         if request.signal is not None:
             raise KeyboardInterrupt
-        request.signal, run.stopping = signal.Signals(number), True
+        request.signal, run.asked = signal.Signals(number), True
         say("stopping after this step and saving; once more to stop at once")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield request
     finally:

@@ -31,18 +31,27 @@ class Weights:
         self.short = list(self.worker.parameters())
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
-        # Short exponents (float16) lose small gradients: scale the loss up, halve on overflow, double when calm.
-        self.loss_scale = FIRST_SCALE if dtype == torch.float16 else 1.0
+        self.start_scale()
+
+    def start_scale(self) -> None:
+        """Short exponents (float16) lose small gradients: scale the loss up, halve on overflow, double when calm."""
+        self.loss_scale = FIRST_SCALE if self.dtype == torch.float16 else 1.0
         self.good_steps = 0
 
     def clear_gradients(self) -> None:
-        """Zero the master gradients in place: their memory stays mapped."""
+        """Zero the master gradients in place: their memory stays mapped. What a broken-off pass left goes too."""
         for parameter in self.parameters:
             assert parameter.grad is not None
             parameter.grad.zero_()
+        if not self.shared:
+            for short in self.short:
+                short.grad = None
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of one micro-batch's loss to the master gradients, in float32."""
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        """Add the gradient of one micro-batch's loss to the master gradients, in float32.
+
+        `last`: of the step's micro-batches, which matters where gradients travel (mesh_weights.py).
+        """
         (loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
         if self.shared:
             return

@@ -9,8 +9,10 @@ from torch import nn
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
+from gpt2.train.entries import join
 from gpt2.train.muon import Muon, orthogonalise
-from gpt2.train.optim import Optimizer, clip_gradients, sort_parameters
+from gpt2.train.optim import Optimizer, sort_parameters
+from gpt2.train.weights import Weights
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=32, context_length=16, vocab_size=50)
 
@@ -92,8 +94,40 @@ def test_adamw_equals_torchs_own() -> None:
 
 
 def test_clipping_returns_the_norm_before_it() -> None:
-    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(4))]
-    for parameter in parameters:
+    weights = Weights(GPT(CONFIG), torch.float32)
+    for parameter in weights.parameters:
         parameter.grad = torch.full(parameter.shape, 2.0)
-    assert float(clip_gradients(parameters, 1.0)) == pytest.approx(28**0.5)
-    assert float(clip_gradients(parameters, 0.0)) == pytest.approx(1.0, rel=1e-4)
+    norm = 2.0 * sum(p.numel() for p in weights.parameters) ** 0.5
+    assert weights.clip(1.0) == pytest.approx(norm)
+    assert weights.clip(0.0) == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_what_is_copied_into_the_live_tensors_makes_another_run_go_on_alike(optimizer: str) -> None:
+    torch.manual_seed(0)
+    config = OptimConfig(optimizer=optimizer)  # type: ignore[arg-type]
+    first, second = Weights(GPT(CONFIG), torch.float32), Weights(GPT(CONFIG), torch.float32)
+    theirs, ours = Optimizer(first.master, config), Optimizer(second.master, config)
+
+    def step(weights: Weights, optimizer: Optimizer, seed: int) -> None:
+        fill_gradients(weights.parameters, seed)  # type: ignore[arg-type]
+        optimizer.step(1.0)
+
+    step(first, theirs, 1)
+    for source, target in ((first.tensors(), second.tensors()), (theirs.tensors(), ours.tensors())):
+        assert source.keys() == target.keys()
+        for name, tensor in target.items():
+            tensor.copy_(source[name])
+    step(first, theirs, 2)
+    step(second, ours, 2)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters, second.parameters, strict=True))
+
+
+def test_entries_cut_the_fused_matrix_in_three_and_join_again() -> None:
+    weights = Weights(GPT(CONFIG), torch.float32)
+    tensors = weights.tensors()
+    assert tensors["h.1.attn.c_attn.k.weight"].shape == (32, 32) and "h.1.attn.c_attn.weight" not in tensors
+    joined = join(tensors)
+    named = dict(weights.master.named_parameters())
+    assert list(joined) == list(named)
+    assert all(torch.equal(joined[name], parameter) for name, parameter in named.items())

@@ -1,0 +1,135 @@
+"""A model made fit for many processes, from outside: tensor parallel, then recompute, then compile, then shard.
+
+The order matters: recomputation wraps what tensor parallelism left of a block, compilation sees both, and FSDP2 hooks
+around the outcome (torchtitan's order). On one process `mesh` is None and the second and third steps remain.
+
+Tensor parallelism deals out the heads of attention and the columns of the MLP (Shoeybi et al. 2019, section 3). Norms,
+embeddings and the head are alike in its processes: they are few beside a large model's blocks, and FSDP shards them
+all the same. Gradients are summed over the data's processes, not averaged: the loss is divided by the global number
+of targets before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gpt2.distributed.mesh import DATA
+from gpt2.distributed.recompute import recompute_block
+from gpt2.model.gpt import GPT, CausalSelfAttention
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+Recompute = Literal["none", "selective", "full"]
+
+
+def parallelize(
+    model: GPT,
+    mesh: DeviceMesh | None,
+    dtype: torch.dtype = torch.float32,
+    recompute: Recompute = "none",
+    compile: bool = False,
+) -> GPT:
+    """The same model, changed in place; `dtype` is that of the passes, parameters stay as they are (float32)."""
+    if mesh is not None:
+        split_attention(model)
+        if mesh["tp"].size() > 1:
+            apply_tensor_parallel(model, mesh["tp"])
+    if recompute != "none":
+        for block in model.h:
+            recompute_block(block, selective=recompute == "selective", dice=model.config.dropout > 0)
+    if compile:
+        for block in model.h:
+            block.compile()
+    if mesh is not None:
+        apply_sharding(model, mesh, dtype)
+    return model
+
+
+class SplitLinear(nn.Module):
+    """A fused q, k, v as three linear layers, so that each can be dealt out by heads."""
+
+    def __init__(self, fused: nn.Linear) -> None:
+        super().__init__()
+        weights = fused.weight.detach().chunk(3)
+        biases = fused.bias.detach().chunk(3) if fused.bias is not None else (None, None, None)
+        self.q, self.k, self.v = map(linear, weights, biases)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.q(x), self.k(x), self.v(x)
+
+
+class SplitAttention(CausalSelfAttention):
+    """Attention whose c_attn is a SplitLinear; takes over the parts of the one it replaces."""
+
+    def __init__(self, whole: CausalSelfAttention) -> None:
+        nn.Module.__init__(self)
+        self.layer, self.head_dim, self.dropout = whole.layer, whole.head_dim, whole.dropout
+        self.scale = whole.scale
+        self.c_attn = SplitLinear(whole.c_attn)  # type: ignore[assignment]
+        self.c_proj = whole.c_proj
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, ...]:
+        parts: tuple[Tensor, ...] = self.c_attn(x)
+        return parts
+
+
+def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer that owns copies of these."""
+    made = nn.Linear(weight.size(1), weight.size(0), bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(weight.clone())
+    if bias is not None:
+        made.bias = nn.Parameter(bias.clone())
+    return made
+
+
+def split_attention(model: GPT) -> None:
+    """On every mesh, so that parameters have the same names on all of them."""
+    for block in model.h:
+        assert isinstance(block.attn, CausalSelfAttention)
+        block.attn = SplitAttention(block.attn)
+
+
+def apply_tensor_parallel(model: GPT, mesh: DeviceMesh) -> None:
+    """q, k, v and c_fc by columns, both c_proj by rows: one all-reduce after attention and one after the MLP."""
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        ParallelStyle,
+        PrepareModuleInput,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    # q, k and v share one input: it becomes a DTensor before them, so that their three gradients are reduced as one.
+    whole = Replicate()
+    plan: dict[str, ParallelStyle] = {
+        "attn.c_attn": PrepareModuleInput(input_layouts=whole, desired_input_layouts=whole),
+        "attn.c_attn.q": ColwiseParallel(),
+        "attn.c_attn.k": ColwiseParallel(),
+        "attn.c_attn.v": ColwiseParallel(),
+        "attn.c_proj": RowwiseParallel(),
+        "mlp.c_fc": ColwiseParallel(),
+        "mlp.c_proj": RowwiseParallel(),
+    }
+    for block in model.h:
+        parallelize_module(block, mesh, plan)
+
+
+def apply_sharding(model: GPT, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    """FSDP2: each block a unit; embeddings, last norm and head (tied or not) the root unit."""
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    short = None if dtype == torch.float32 else dtype
+    policy = MixedPrecisionPolicy(param_dtype=short, reduce_dtype=torch.float32)
+    data = mesh[DATA]
+    for block in model.h:
+        fully_shard(block, mesh=data, mp_policy=policy, reshard_after_forward=mesh["dp_shard"].size() > 1)
+    fully_shard(model, mesh=data, mp_policy=policy)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction

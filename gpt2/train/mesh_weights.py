@@ -1,0 +1,40 @@
+"""The weights of a model that lies on a mesh: FSDP2 keeps the float32 masters and makes the short ones for a pass."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gpt2.distributed.shards import global_norm, part
+from gpt2.model.gpt import GPT
+from gpt2.train.weights import Weights
+
+
+class MeshWeights(Weights):
+    """`master` and `worker` are one sharded model; calling it needs all processes together."""
+
+    def __init__(self, model: GPT, dtype: torch.dtype) -> None:
+        self.master = self.worker = model
+        self.dtype, self.shared = dtype, True
+        self.parameters = self.short = list(model.parameters())
+        self.start_scale()
+
+    def clear_gradients(self) -> None:
+        """FSDP makes them anew."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        """Add one micro-batch's gradient to this process's shards; copies of the model are summed at the `last`."""
+        self.worker.set_requires_all_reduce(last)  # type: ignore[operator]
+        super().backward(loss)
+
+    def clip(self, most: float) -> float:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = global_norm(gradients)
+        if most > 0 and math.isfinite(most):
+            # torch's rule, so that a mesh's steps are those of one process.
+            torch._foreach_mul_([part(gradient) for gradient in gradients], min(1.0, most / (norm + 1e-6)))
+        return norm
