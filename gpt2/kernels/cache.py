@@ -25,6 +25,9 @@ OPTIONS: dict[str, Any] = {
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
+once = numba.njit(inline="always", error_model="numpy")  # for kernels with one caller, else compiled twice
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """numba.njit without the interpreter's lock, cached in `folder()` where that can be written."""
     with _cache_folder() as writable:

@@ -17,6 +17,7 @@ import numpy as np
 
 from gpt2.errors import UserError
 from gpt2.kernels import cpu
+from gpt2.kernels import plan as at
 
 SPIN_ROUNDS = 100_000  # pauses, some milliseconds: longer than choosing the tokens of many streams takes
 NAP = 0.05  # seconds between a sleeper's own looks at whether it was called
@@ -31,10 +32,10 @@ class Team:
 
     def __init__(self, plan: np.ndarray, workers: int) -> None:
         self.plan, self.workers = plan, workers
-        line = cpu.LINE
+        line = at.LINE
         self._words = np.zeros((5 + workers) * line, np.int64)  # each counter on a cache line of its own
         start = self._words.ctypes.data
-        for place, field in enumerate((cpu.BARRIER, cpu.ABORT, cpu.CALL, cpu.WAITS, cpu.PARKED)):
+        for place, field in enumerate((at.BARRIER, at.ABORT, at.CALL, at.WAITS, at.PARKED)):
             plan[field] = start + place * line * 8
         self._alone = 0  # steps that one worker still does by itself
         self._strain = 0.0  # share of the last steps' time that was spent waiting
@@ -47,7 +48,7 @@ class Team:
         alone = self.workers == 1 or self._alone > 0
         self._set_workers(1 if alone else self.workers)
         before, start = self._word(3), time.perf_counter()
-        for worker in range(1, int(self.plan[cpu.WORKERS])):
+        for worker in range(1, int(self.plan[at.WORKERS])):
             if self._word(4 + worker):  # asleep; waking one too often does no harm
                 self._wake[worker].release()
         if cpu.take_part(self.plan, 0, 0, 0)[1]:
@@ -66,7 +67,7 @@ class Team:
         self._process = os.getpid()
         self._words[:] = 0
         for worker in range(1, self.workers):
-            self._words[(4 + worker) * cpu.LINE] = 1  # asleep
+            self._words[(4 + worker) * at.LINE] = 1  # asleep
         self._wake = [threading.Semaphore(0) for _ in range(self.workers)]
         cpu.take_part(self.plan, self.workers, 0, 1)  # compiled here: a step does not wait for that; nobody's words
         closed = threading.Event()
@@ -76,13 +77,13 @@ class Team:
             threading.Thread(target=work, args=arguments, daemon=True, name=f"gpt2-{worker}").start()
 
     def _word(self, place: int) -> int:
-        return int(self._words[place * cpu.LINE])
+        return int(self._words[place * at.LINE])
 
     def _set_workers(self, count: int) -> None:
-        if self.plan[cpu.WORKERS] != count:
-            barrier = self._words[: cpu.LINE]
+        if self.plan[at.WORKERS] != count:
+            barrier = self._words[: at.LINE]
             barrier[0] = -(-int(barrier[0]) // count) * count  # a barrier counts in whole rounds
-            self.plan[cpu.WORKERS] = count
+            self.plan[at.WORKERS] = count
 
     def _abandon(self) -> None:
         """A worker did not come: go on without the others. The word stays set: whoever comes late gives up too."""
@@ -100,7 +101,7 @@ def work(plan: np.ndarray, words: np.ndarray, worker: int, wake: threading.Semap
         woken = wake.acquire(timeout=NAP)
         if closed.is_set():
             return
-        called = words[2 * cpu.LINE] != seen
+        called = words[2 * at.LINE] != seen
         seen, given_up = cpu.take_part(plan, worker, seen, SPIN_ROUNDS if called or woken else 1)
         if given_up:
             return

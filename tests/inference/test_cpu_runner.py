@@ -23,7 +23,7 @@ from gpt2.inference.request import PAGE_SIZE, Span
 from gpt2.inference.runners.cpu import KV_DTYPES, CpuRunner, thread_count
 from gpt2.inference.sampling import SamplingParams
 from gpt2.inference.speculate import PromptLookup
-from gpt2.kernels import cpu
+from gpt2.kernels import plan as at
 from gpt2.model.gpt import GPT
 
 FORMATS = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.02, "int4": 0.1, "int4-head": 0.15}  # of the largest logit
@@ -101,7 +101,7 @@ def test_no_batch_chunk_page_or_thread_changes_a_bit(runner_of: Any, weights: st
     assert np.array_equal(whole, logits(runner_of(module, weights, kv=kv, threads=1), Span(TOKENS, 0, range(4), 60)))
     assert np.array_equal(whole, logits(runner_of(module, weights, kv=kv, threads=3), Span(TOKENS, 0, range(4), 60)))
     mine, parts = [9, 7, 5, 30], []
-    for start, stop in ((0, 13), (13, 14), (14, 30), *((at, at + 1) for at in range(30, 60))):
+    for start, stop in ((0, 13), (13, 14), (14, 30), *((place, place + 1) for place in range(30, 60))):
         others = [Span(TOKENS[start : start + count], 0, [40 + count], 1) for count in range(1, 1 + start % 5)]
         span = Span(TOKENS[start:stop], start, mine, stop - start)
         parts.append(logits(runner, *others, span)[len(others) :])
@@ -182,10 +182,10 @@ def test_a_thread_that_does_not_answer_costs_one_step_and_no_more(runner_of: Any
     runner = runner_of(module, threads=2)
     wanted = logits(runner, Span(TOKENS[:20], 0, [0, 1], 1))
     team: Any = runner._team
-    while not team._words[5 * cpu.LINE]:  # until the other one sleeps
+    while not team._words[5 * at.LINE]:  # until the other one sleeps
         pass
     team._wake[1].release = lambda: None  # and hears nothing
-    team._words[cpu.LINE] = 1  # as after ten seconds of waiting
+    team._words[at.LINE] = 1  # as after ten seconds of waiting
     with pytest.raises(UserError, match="did not answer"):
         runner.step([Span(TOKENS[:20], 0, [0, 1], 1)])
     assert np.array_equal(wanted, logits(runner, Span(TOKENS[:20], 0, [0, 1], 1)))
@@ -234,9 +234,9 @@ def test_a_loaded_machine_gets_one_worker_for_a_while_and_the_same_bits(runner_o
     wanted = logits(runner, Span(TOKENS[:20], 0, [0, 1], 1))
     runner._team._alone = 1
     assert np.array_equal(wanted, logits(runner, Span(TOKENS[:20], 0, [0, 1], 1)))
-    assert runner._plan[cpu.WORKERS] == 1
+    assert runner._plan[at.WORKERS] == 1
     assert np.array_equal(wanted, logits(runner, Span(TOKENS[:20], 0, [0, 1], 1)))
-    assert runner._plan[cpu.WORKERS] == 2
+    assert runner._plan[at.WORKERS] == 2
 
 
 def prompts(count: int = 64) -> list[list[int]]:

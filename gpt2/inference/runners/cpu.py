@@ -20,7 +20,7 @@ from gpt2.errors import UserError
 from gpt2.hardware import cores
 from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.request import PAGE_SIZE, Span
-from gpt2.kernels import cpu
+from gpt2.kernels import plan as at
 from gpt2.kernels.survey import BLOCK
 from gpt2.kernels.team import Team
 from gpt2.kernels.vectors import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
@@ -60,7 +60,7 @@ class CpuRunner:
         self.vocab_size = min(vocab_size or self.config.vocab_size, self.config.vocab_size)
         self.threads = min(threads or thread_count(), 64)
         self._kept: list[np.ndarray] = []  # whatever the plan holds addresses of
-        self._plan = np.zeros(cpu.FIELDS, np.int64)
+        self._plan = np.zeros(at.FIELDS, np.int64)
         self._describe_model()
         self._make_pool()
         self._make_buffers()
@@ -72,7 +72,7 @@ class CpuRunner:
         with self._lock:
             self._describe_step(spans)
             self._team.run()
-            self.logits = self._logits[: self._plan[cpu.OUTPUTS], : self.vocab_size]
+            self.logits = self._logits[: self._plan[at.OUTPUTS], : self.vocab_size]
 
     def choose(self, asks: Sequence[Ask]) -> list[Choice]:
         return choose_rows(self._logits[: len(self.logits)], asks, self.vocab_size, self._survey)
@@ -96,28 +96,28 @@ class CpuRunner:
         kinds = {matrix.kind for matrix in self.model.matrices.values()}
         short = INT8 if kinds & {"int8", "int4"} else BFLOAT16 if "bfloat16" in kinds else FLOAT32
         shape = {
-            cpu.LAYERS: config.n_layer,
-            cpu.HEADS: config.n_head,
-            cpu.HEAD_DIM: config.head_dim,
-            cpu.HEAD_PAD: padded(config.head_dim, LANES),
-            cpu.WIDTH: config.n_embd,
-            cpu.WIDTH_PAD: padded(config.n_embd, GROUP),
-            cpu.ATTENTION_PAD: padded(config.attention_width, GROUP),
-            cpu.INNER_PAD: padded(config.n_inner, GROUP),
-            cpu.QKV_STRIDE: padded(3 * config.attention_width, LANES),
-            cpu.LOGIT_STRIDE: padded(config.vocab_size, LANES),
-            cpu.BY_LAYER: config.scale_by_layer,
-            cpu.ERF: config.activation == "gelu_erf",
-            cpu.SHORT: short,
-            cpu.TILE_BYTES: SECOND_CACHE,
+            at.LAYERS: config.n_layer,
+            at.HEADS: config.n_head,
+            at.HEAD_DIM: config.head_dim,
+            at.HEAD_PAD: padded(config.head_dim, LANES),
+            at.WIDTH: config.n_embd,
+            at.WIDTH_PAD: padded(config.n_embd, GROUP),
+            at.ATTENTION_PAD: padded(config.attention_width, GROUP),
+            at.INNER_PAD: padded(config.n_inner, GROUP),
+            at.QKV_STRIDE: padded(3 * config.attention_width, LANES),
+            at.LOGIT_STRIDE: padded(config.vocab_size, LANES),
+            at.BY_LAYER: config.scale_by_layer,
+            at.ERF: config.activation == "gelu_erf",
+            at.SHORT: short,
+            at.TILE_BYTES: SECOND_CACHE,
         }
         for field, value in shape.items():
             plan[field] = value
-        plan[cpu.EPSILON] = self._keep(np.array([config.norm_eps], np.float32))
-        plan[cpu.ZEROS] = self._keep(np.zeros(LANES, np.float32))
-        plan[cpu.POSITION] = self._keep(self.model.vectors["wpe.weight"])
-        plan[cpu.MATRICES] = self._keep(self._matrix_table())
-        plan[cpu.NORMS] = self._keep(self._norm_table())
+        plan[at.EPSILON] = self._keep(np.array([config.norm_eps], np.float32))
+        plan[at.ZEROS] = self._keep(np.zeros(LANES, np.float32))
+        plan[at.POSITION] = self._keep(self.model.vectors["wpe.weight"])
+        plan[at.MATRICES] = self._keep(self._matrix_table())
+        plan[at.NORMS] = self._keep(self._norm_table())
 
     def _matrix_table(self) -> np.ndarray:
         """Each layer's four matrices, then the head, then the one that tokens are looked up in."""
@@ -155,42 +155,42 @@ class CpuRunner:
         shape = (config.n_layer, self.pages, 2, config.n_head, padded(config.head_dim, LANES) * PAGE_SIZE)
         self._pool = aligned(shape, KV_DTYPES[self.kv])
         self._scales = aligned((*shape[:4], PAGE_SIZE), np.float32) if self.kv == "int8" else None
-        plan[cpu.POOL], plan[cpu.POOL_PAGES] = self._keep(self._pool), self.pages
-        plan[cpu.POOL_SCALES] = 0 if self._scales is None else self._keep(self._scales)
-        plan[cpu.KV_KIND] = KINDS[self.kv]
+        plan[at.POOL], plan[at.POOL_PAGES] = self._keep(self._pool), self.pages
+        plan[at.POOL_SCALES] = 0 if self._scales is None else self._keep(self._scales)
+        plan[at.KV_KIND] = KINDS[self.kv]
 
     def _make_buffers(self) -> None:
         plan, tokens, threads = self._plan, self.max_tokens, self.threads
-        widest = int(max(plan[cpu.WIDTH_PAD], plan[cpu.ATTENTION_PAD], plan[cpu.INNER_PAD]))
+        widest = int(max(plan[at.WIDTH_PAD], plan[at.ATTENTION_PAD], plan[at.INNER_PAD]))
         stride = padded(self.config.context_length, LANES)
-        head_pad = int(plan[cpu.HEAD_PAD])
-        self._logits = aligned((self.max_outputs, int(plan[cpu.LOGIT_STRIDE])), np.float32)
+        head_pad = int(plan[at.HEAD_PAD])
+        self._logits = aligned((self.max_outputs, int(plan[at.LOGIT_STRIDE])), np.float32)
         self.logits = self._logits[:0, : self.vocab_size]
-        plan[cpu.LOGITS] = self._keep(self._logits)
+        plan[at.LOGITS] = self._keep(self._logits)
         blocks = -(-self.vocab_size // BLOCK)
         peaks, tops = aligned((self.max_outputs, blocks), np.float32), aligned((self.max_outputs,), np.float32)
         self._survey = peaks, tops, aligned((self.max_outputs,), np.float64)
-        plan[cpu.PEAKS], plan[cpu.TOPS], plan[cpu.NORMALISERS] = map(self._keep, self._survey)
-        plan[cpu.SUMS_OF_BLOCKS] = self._keep(aligned((threads, blocks), np.float64))
-        plan[cpu.VOCABULARY] = self.vocab_size
+        plan[at.PEAKS], plan[at.TOPS], plan[at.NORMALISERS] = map(self._keep, self._survey)
+        plan[at.SUMS_OF_BLOCKS] = self._keep(aligned((threads, blocks), np.float64))
+        plan[at.VOCABULARY] = self.vocab_size
         floats = {
-            cpu.X: (tokens, int(plan[cpu.WIDTH_PAD])),
-            cpu.NORM: (tokens, int(plan[cpu.WIDTH_PAD])),
-            cpu.QKV: (tokens * int(plan[cpu.QKV_STRIDE]) + head_pad,),  # a padded head reads past its end
-            cpu.HEAD_OUT: (tokens, int(plan[cpu.ATTENTION_PAD])),
-            cpu.MLP: (tokens, int(plan[cpu.INNER_PAD])),
-            cpu.SCALES: (widest // GROUP, tokens),
-            cpu.SCORES: (threads, 8, stride),
-            cpu.SCRATCH: (threads, 8, head_pad),
+            at.X: (tokens, int(plan[at.WIDTH_PAD])),
+            at.NORM: (tokens, int(plan[at.WIDTH_PAD])),
+            at.QKV: (tokens * int(plan[at.QKV_STRIDE]) + head_pad,),  # a padded head reads past its end
+            at.HEAD_OUT: (tokens, int(plan[at.ATTENTION_PAD])),
+            at.MLP: (tokens, int(plan[at.INNER_PAD])),
+            at.SCALES: (widest // GROUP, tokens),
+            at.SCORES: (threads, 8, stride),
+            at.SCRATCH: (threads, 8, head_pad),
         }
         for field, shape in floats.items():
             plan[field] = self._keep(aligned(shape, np.float32))
-        plan[cpu.WEIGHTS] = self._keep(aligned((threads, 8, stride), np.uint16))
-        plan[cpu.BYTES] = self._keep(aligned((tokens, widest), np.uint16 if plan[cpu.SHORT] == BFLOAT16 else np.int8))
-        plan[cpu.SUMS] = self._keep(aligned((widest // GROUP, tokens), np.int32))
-        plan[cpu.TOKENS_MOST], plan[cpu.SCORE_STRIDE] = tokens, stride
-        self._tickets = aligned((self.config.n_layer, cpu.LINE), np.int64)
-        plan[cpu.TICKETS] = self._keep(self._tickets)
+        plan[at.WEIGHTS] = self._keep(aligned((threads, 8, stride), np.uint16))
+        plan[at.BYTES] = self._keep(aligned((tokens, widest), np.uint16 if plan[at.SHORT] == BFLOAT16 else np.int8))
+        plan[at.SUMS] = self._keep(aligned((widest // GROUP, tokens), np.int32))
+        plan[at.TOKENS_MOST], plan[at.SCORE_STRIDE] = tokens, stride
+        self._tickets = aligned((self.config.n_layer, at.LINE), np.int64)
+        plan[at.TICKETS] = self._keep(self._tickets)
 
     def _describe_step(self, spans: Sequence[Span]) -> None:
         plan = self._plan
@@ -201,9 +201,9 @@ class CpuRunner:
             first, page, output = first + len(span.tokens), page + len(span.pages), output + span.outputs
         self._step = [ids, positions, np.array(rows, np.int64), pages, wanted]  # alive as long as the step
         addresses = [array.ctypes.data for array in self._step]
-        plan[cpu.TOKEN_IDS], plan[cpu.POSITIONS], plan[cpu.SPAN_TABLE] = addresses[:3]
-        plan[cpu.PAGE_TABLE], plan[cpu.OUTPUT_TOKENS] = addresses[3:]
-        plan[cpu.TOKENS], plan[cpu.SPANS], plan[cpu.OUTPUTS] = first, len(spans), output
+        plan[at.TOKEN_IDS], plan[at.POSITIONS], plan[at.SPAN_TABLE] = addresses[:3]
+        plan[at.PAGE_TABLE], plan[at.OUTPUT_TOKENS] = addresses[3:]
+        plan[at.TOKENS], plan[at.SPANS], plan[at.OUTPUTS] = first, len(spans), output
         self._tickets[:, 0] = 0
 
     def _check(self, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

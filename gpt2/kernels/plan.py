@@ -1,0 +1,17 @@
+"""The fields of the plan: one table of 64-bit integers that steers a step of the writing kernels.
+
+First the model's shape and buffers, fixed; then what each step sets; then what the threads say to each other.
+"""
+
+(
+    LAYERS, HEADS, HEAD_DIM, HEAD_PAD, WIDTH, WIDTH_PAD, ATTENTION_PAD, INNER_PAD, QKV_STRIDE, LOGIT_STRIDE,
+    BY_LAYER, ERF, EPSILON, SHORT, KV_KIND, POOL_PAGES, TILE_BYTES,
+    MATRICES, NORMS, POSITION, POOL, POOL_SCALES, ZEROS,
+    X, NORM, QKV, HEAD_OUT, MLP, LOGITS, BYTES, SCALES, SUMS, TOKENS_MOST, SCORES, SCORE_STRIDE, WEIGHTS, SCRATCH,
+    VOCABULARY, PEAKS, TOPS, NORMALISERS, SUMS_OF_BLOCKS,
+    TOKENS, TOKEN_IDS, POSITIONS, SPANS, SPAN_TABLE, PAGE_TABLE, OUTPUTS, OUTPUT_TOKENS,
+    WORKERS, BARRIER, ABORT, CALL, TICKETS, WAITS, PARKED, FIELDS,
+) = range(58)  # fmt: skip
+KIND, DATA, SCALE, PER, BIAS, BLOCKS, COLUMNS, MATRIX_WIDTH = range(8)
+FIRST, COUNT, START, PAGES, WANTED, FIRST_OUTPUT, SPAN_WIDTH = range(7)
+LINE = 8  # 64-bit numbers in a cache line: counters that several cores write stand so far apart
