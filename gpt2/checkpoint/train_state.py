@@ -1,7 +1,8 @@
 """Checkpoints of a run: RUN/step_00001000/, a model folder with train_state/ in it, either whole or not there.
 
 A step is written under a temporary name, every file fsynced, a manifest of sizes and SHA-256 sums last, and only
-then renamed. A reader takes the newest step whose manifest holds, and says which it passed over and why.
+then renamed. A reader takes the newest step whose manifest holds, and says which it passed over and why. Where many
+processes train, each writes and sums what it holds, into one folder that all of them see; the first does the rest.
 """
 
 from __future__ import annotations
@@ -9,66 +10,123 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2 import atomic
 from gpt2.checkpoint.find import point
 from gpt2.errors import UserError
 from gpt2.runtime import say
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gpt2.checkpoint.pieces import Pieces
+    from gpt2.checkpoint.together import Group
+
 STATE = "train_state"
+NUMBERS = "state.json"
 MANIFEST = "manifest.json"
+WEIGHTS = "weights."  # before the names of those of a step's tensors that make the model
 NO_ROOM = 2**20  # bytes: with less than this free, a write that failed failed for want of room
+SHARD = re.compile(r"__(\d+)_\d+\.distcp")  # what a process wrote, by its rank
+
+Manifest = dict[str, tuple[int, str]]  # relative name -> (size in bytes, SHA-256)
 
 
-def save_step(
-    run: Path, step: int, write_model: Callable[[Path], None], numbers: dict[str, Any], objects: dict[str, Any]
-) -> Path:
-    """Write RUN/step_<step>/ and make `last` name it.
+@dataclass(frozen=True)
+class Step:
+    """What goes into a checkpoint. `numbers` becomes JSON; `write_model` makes a model folder of whole weights."""
 
-    `numbers` becomes JSON, each of `objects` (tensors in plain containers) one file that loads without running code.
-    An error on the way (a full disk, say) removes what was begun and leaves the older steps as they are.
+    number: int
+    numbers: dict[str, Any]
+    pieces: Pieces
+    write_model: Callable[[Path, Mapping[str, Tensor]], None]
+
+
+def save_step(run: Path, step: Step, group: Group = None) -> Path:
+    """Write RUN/step_<number>/ and make `last` name it; all processes of the group call it.
+
+    An error on the way (a full disk, say) removes what was begun, leaves the older steps as they are, and is raised
+    in all processes.
     """
-    import torch
+    from gpt2.checkpoint.sharded import save
+    from gpt2.checkpoint.together import rank_in, together
 
-    folder = run / step_name(step)
-    temporary = run / f".{folder.name}.{os.getpid()}.tmp"
+    main = rank_in(group) == 0
+    folder = run / step_name(step.number)
+    temporary = run / f".{folder.name}.tmp"
     try:
-        write_model(temporary)
-        (temporary / STATE).mkdir(exist_ok=True)
-        for name, value in objects.items():
-            with (temporary / STATE / f"{name}.pt").open("wb") as file:
-                torch.save(value, file)
-        atomic.write_text(temporary / STATE / "state.json", json.dumps(numbers, indent=1) + "\n")
-        atomic.write_text(temporary / STATE / MANIFEST, json.dumps(manifest(temporary), indent=1) + "\n")
-        for path in walk(temporary):
-            atomic.sync(path)
-        replace_folder(temporary, folder)
-    except BaseException as error:
-        full = shutil.disk_usage(run).free < NO_ROOM
-        shutil.rmtree(temporary, ignore_errors=True)
-        if full and isinstance(error, (OSError, RuntimeError)):  # torch.save hides a full disk in a RuntimeError
+        together(group, lambda: make_empty(temporary) if main else None)
+        save(step.pieces, temporary / STATE, group)
+        together(group, lambda: write_rest(temporary, step) if main else None)
+        parts = together(group, lambda: manifest(temporary, rank_in(group)))
+        together(group, lambda: publish(temporary, folder, parts) if main else None)
+    except Exception as error:
+        full = isinstance(error, (OSError, RuntimeError)) and no_room(run)  # torch hides a full disk in a RuntimeError
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if full:
             raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from error
         raise
-    point(run / "last", folder)
-    atomic.sync(run)
     return folder
 
 
-def load_step(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(numbers, objects) as `save_step` was given them."""
-    import torch
+def make_empty(folder: Path) -> None:
+    """A folder with nothing in it, whatever an interrupted save left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
-    numbers = json.loads((folder / STATE / "state.json").read_text(encoding="utf-8"))
-    objects = {
-        path.stem: torch.load(path, map_location="cpu", weights_only=True)
-        for path in sorted((folder / STATE).glob("*.pt"))
-    }
-    return numbers, objects
+
+def write_rest(folder: Path, step: Step) -> None:
+    """What the first process writes alone: the model folder and the numbers."""
+    step.write_model(folder, whole_weights(folder, step))
+    atomic.write_text(folder / STATE / NUMBERS, json.dumps(step.numbers, indent=1) + "\n")
+
+
+def whole_weights(folder: Path, step: Step) -> dict[str, Tensor]:
+    """The step's weights as they are at hand, or read back from what all processes have just written."""
+    from gpt2.checkpoint.sharded import load_whole
+
+    mine = {name: piece for name, piece in step.pieces.items() if name.startswith(WEIGHTS)}
+    if all(piece.whole for piece in mine.values()):
+        return {name.removeprefix(WEIGHTS): piece.local for name, piece in mine.items()}
+    return load_whole(folder / STATE, WEIGHTS)
+
+
+def publish(temporary: Path, folder: Path, parts: list[Manifest]) -> None:
+    """The marker that makes a step whole, the step's own name, and `last`."""
+    listed = {name: entry for part in parts for name, entry in part.items()}
+    atomic.write_text(temporary / STATE / MANIFEST, json.dumps(listed, indent=1, sort_keys=True) + "\n")
+    for path in walk(temporary):
+        atomic.sync(path)
+    replace_folder(temporary, folder)
+    point(folder.parent / "last", folder)
+    atomic.sync(folder.parent)
+
+
+def no_room(run: Path) -> bool:
+    """Whether the disk that holds the run is full."""
+    try:
+        return shutil.disk_usage(run).free < NO_ROOM
+    except OSError:  # the folder has vanished
+        return False
+
+
+def read_numbers(folder: Path) -> dict[str, Any]:
+    """The numbers that `save_step` was given."""
+    path = folder / STATE / NUMBERS
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); resume from an older step") from None
+    if not isinstance(numbers, dict):
+        raise UserError(f"{path}: not the numbers of a checkpoint")
+    return numbers
 
 
 def newest_good_step(run: Path) -> Path | None:
@@ -124,10 +182,16 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def manifest(folder: Path) -> dict[str, tuple[int, str]]:
-    """Relative name -> (size in bytes, SHA-256) of every file below."""
-    files = [path for path in walk(folder) if path.is_file()]
+def manifest(folder: Path, rank: int = 0) -> Manifest:
+    """Sizes and sums of the files below that this process wrote: its shards, and in the first all that is no shard."""
+    files = [path for path in walk(folder) if path.is_file() and writer_of(path) == rank]
     return {path.relative_to(folder).as_posix(): (path.stat().st_size, sha256(path)) for path in files}
+
+
+def writer_of(path: Path) -> int:
+    """The rank of the process that wrote a file of a step."""
+    shard = SHARD.fullmatch(path.name)
+    return int(shard[1]) if shard else 0
 
 
 def walk(folder: Path) -> list[Path]:

@@ -1,21 +1,14 @@
-"""What happens beside the steps: longer rows, metrics, evaluation, samples, checkpoints; in this order after each."""
+"""What happens beside the steps: longer rows, metrics, evaluation, samples; in this order after each. Then save.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from shlex import quote
-from typing import Any
+from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-from gpt2.checkpoint.find import follow, point
-from gpt2.checkpoint.native import write_folder
-from gpt2.checkpoint.train_state import newest_good_step, prune, save_step, steps
 from gpt2.data.shards import Split
 from gpt2.model.gpt import GPT
-from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.train.config import TrainConfig
 from gpt2.train.live import Live
 from gpt2.train.loop import Run, StepResult
@@ -39,12 +32,22 @@ class Stretch:
         before, now = result.length, self.config.length_at(run.state.step)
         if now <= before or self.config.init is not None:  # a model that goes on has learned them already
             return
-        positions = run.weights.master.wpe.weight
-        averages = [value for value in run.optimizer.adamw.state[positions].values() if value.shape == positions.shape]
-        for tensor in (positions.data, *averages):
-            for start in range(before, now, before):
-                tensor[start : start + before] = tensor[: min(before, now - start)]
+        weights, averages = run.weights.tensors(), run.optimizer.tensors()
+        learned = [weights["wpe.weight"], *(t for name, t in averages.items() if name.endswith(".wpe.weight"))]
+        for tensor in learned:
+            repeat_rows(tensor, before, now)
         run.weights.publish()
+
+
+def repeat_rows(tensor: Tensor, before: int, now: int) -> None:
+    """Rows `before` to `now` become copies of the first ones, in place; `tensor` may be spread over processes."""
+    whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    for start in range(before, now, before):
+        whole[start : start + before] = whole[: min(before, now - start)]
+    if whole is not tensor:
+        from torch.distributed.tensor import distribute_tensor
+
+        tensor.copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements))  # type: ignore[attr-defined]
 
 
 @dataclass
@@ -62,7 +65,8 @@ class Log:
             run.state.step,
             tokens=run.state.tokens,
             **{"train/loss": result.loss},
-            grad_norm=None if result.skipped else result.grad_norm,  # infinite then, which JSON cannot say
+            grad_norm=result.grad_norm,
+            **({"skipped": run.state.skipped} if run.state.skipped else {}),
             learning_rate=result.learning_rate,
             tokens_per_second=round(self.live.tokens_per_second, 1),
             mfu=round(self.live.mfu, 4),
@@ -115,66 +119,3 @@ class Sample:
             run.weights.train()
             self.metrics.write(run.state.step, sample=text)
             self.live.say(f"step {run.state.step:,}  sample: {' '.join(text.split())[:160]}")
-
-
-@dataclass
-class Save:
-    """A checkpoint every `every` steps, at the end and when the run is stopped; `best` follows validation."""
-
-    folder: Path
-    config: TrainConfig
-    tokenizer: Tokenizer | None
-    evaluate: Evaluate
-    notes: dict[str, Any]
-
-    def __call__(self, run: Run, result: StepResult) -> None:
-        step = run.state.step
-        if step % (self.config.save_every or run.max_steps) == 0 or step == run.max_steps or run.stopping:
-            self.save(run)
-
-    def save(self, run: Run) -> Path:
-        """Write the step, point `last` (and `best`) at it, delete what is not to be kept."""
-        state = run.state
-        latest = self.evaluate.latest if self.evaluate.latest_step == state.step else None
-        if latest is not None and latest.start_loss < state.best_val_loss:
-            state.best_val_loss, state.best_step = latest.start_loss, state.step
-        step = save_step(self.folder, state.step, lambda f: self.write_model(f, run), numbers(run), objects(run))
-        if state.best_step == state.step:
-            point(self.folder / "best", step)
-        prune(self.folder, self.config.keep_last, {path for path in [follow(self.folder / "best")] if path})
-        return step
-
-    def write_model(self, folder: Path, run: Run) -> None:
-        master = run.weights.master
-        state = {name: tensor.detach() for name, tensor in master.named_parameters()}
-        notes = {"Training step": f"{run.state.step:,} of {run.max_steps:,}", **self.notes}
-        if self.evaluate.latest is not None:
-            notes["Validation loss"] = f"{self.evaluate.latest.loss:.4f} nats per token"
-        write_folder(folder, master.config, state, self.tokenizer, notes)
-
-
-def last_good(run: Path) -> str:
-    """For an error's end: where the last good checkpoint is and how to go on from it."""
-    good = newest_good_step(run) if any(steps(run)) else None
-    if good is None:
-        return "there is no checkpoint before it"
-    return f"the last good checkpoint is {good}; go on with: gpt2 train --resume {quote(str(run))}"
-
-
-def numbers(run: Run) -> dict[str, Any]:
-    """The part of a checkpoint that is a few numbers."""
-    return {
-        "state": asdict(run.state),
-        "cursor": run.batches.state(),
-        "loss_scale": run.weights.loss_scale,
-        "good_steps": run.weights.good_steps,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def objects(run: Run) -> dict[str, Any]:
-    """The part that is tensors."""
-    rng: dict[str, Any] = {"torch": torch.get_rng_state()}
-    if run.device.startswith("cuda"):
-        rng["cuda"] = torch.cuda.get_rng_state(run.device)
-    return {"optimizer": run.optimizer.state_dict(), "rng": rng}

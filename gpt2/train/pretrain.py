@@ -6,7 +6,6 @@ train_state/), and `best` and `last`, which name one of these.
 
 from __future__ import annotations
 
-import errno
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,12 +15,11 @@ from typing import Any
 
 import torch
 
-from gpt2 import atomic, hardware
-from gpt2 import config as settings
-from gpt2.checkpoint.find import find_folder, point
+from gpt2 import hardware
+from gpt2.checkpoint.find import find_folder
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
-from gpt2.checkpoint.train_state import clean, newest_good_step, read_run_config, step_name
+from gpt2.checkpoint.train_state import read_run_config
 from gpt2.data.loader import Loader
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
@@ -34,13 +32,15 @@ from gpt2.train import plan
 from gpt2.train.batches import LoaderBatches
 from gpt2.train.config import FROM_DATA, TrainConfig, compose
 from gpt2.train.corpus import Corpus, open_corpus
-from gpt2.train.hooks import Evaluate, Log, Sample, Save, Stretch, last_good
+from gpt2.train.faults import disk_error, last_good
+from gpt2.train.hooks import Evaluate, Log, Sample, Stretch
 from gpt2.train.live import Live
 from gpt2.train.loop import NonFiniteLoss, Run, TrainState, fit
 from gpt2.train.metrics import MetricsFile
 from gpt2.train.optim import Optimizer
 from gpt2.train.report import write_report
-from gpt2.train.restore import restore
+from gpt2.train.restore import find_step, identity, restore
+from gpt2.train.save import Save, write_settings
 from gpt2.train.schedule import rate_factor
 from gpt2.train.stop import stopping_on_signals
 from gpt2.train.validate import Validation
@@ -80,9 +80,7 @@ def pretrain(
     corpus = open_corpus(config)
     config = resolve(config, corpus)
     run = build_run(config, corpus)  # before anything is written: a start that fails leaves no run behind
-    out.mkdir(parents=True, exist_ok=True)
-    header = f"# Resolved settings of this run. Resume with: gpt2 train --resume {quote(str(out))}\n"
-    atomic.write_text(out / "config.toml", header + settings.dump_toml(settings.to_tree(config)))
+    write_settings(out, config)
     return train_run(config, corpus, run, sampler, quiet)
 
 
@@ -94,13 +92,10 @@ def resume(out: str | Path, sampler: Sampler | None = None, quiet: bool = False)
     corpus = open_corpus(config)
     if corpus.train.meta.vocab_size > config.model.vocab_size:
         raise UserError(f"{config.data}: made with another vocabulary since {out} began; prepare it as it was")
-    clean(out)
-    step = newest_good_step(out)
+    step = find_step(out)
     run = build_run(config if step is None else replace(config, init=None), corpus)
     if step is not None:
         restore(run, corpus, config, step)
-        if (best := out / step_name(run.state.best_step)).is_dir():
-            point(out / "best", best)  # a kill may have come between a step and its mark
         say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
     else:
         say(f"{out}: no checkpoint yet; starting from step 0")
@@ -189,14 +184,15 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
     peak = hardware.device_peak(config.device, config.dtype)
     with Live(run, peak, quiet) as live, stopping_on_signals(run) as request:
         evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens)
-        save = Save(out, config, corpus.tokenizer, evaluate, {"Trained on": config.data})
+        save = Save(out, config, corpus.tokenizer, evaluate, {"Trained on": config.data}, identity(corpus))
         hooks: list[Any] = [live, Stretch(config), Log(metrics, live, config.log_every), evaluate]
         if sampler and corpus.tokenizer:
             tokenizer = corpus.tokenizer
             every = config.sample_every or run.max_steps
             hooks.append(Sample(lambda model: sampler(model, tokenizer), metrics, live, every))
         try:
-            fit(run, [*hooks, save])
+            with save:
+                fit(run, [*hooks, save])
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{error}; training stopped; {last_good(out)}") from error
         except OSError as error:
@@ -209,12 +205,6 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
         )
     write_report(out, config)
     return Finished(out, run.state, evaluate.latest, request.signal)
-
-
-def disk_error(error: OSError) -> str:
-    """What a failed write means to the user."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    return f"the disk is full ({error.filename or 'while writing'})" if full else f"a write failed: {error}"
 
 
 def describe(config: TrainConfig, run: Run, corpus: Corpus, quiet: bool) -> None:

@@ -2,33 +2,112 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gpt2.checkpoint.native import load_module
-from gpt2.checkpoint.train_state import load_step
+from gpt2.checkpoint.find import point
+from gpt2.checkpoint.train_state import STATE, WEIGHTS, clean, newest_good_step, read_numbers, step_name
 from gpt2.data.loader import Loader
-from gpt2.runtime import say
+from gpt2.data.shards import Split
+from gpt2.distributed.ranks import ALONE, Ranks
+from gpt2.errors import UserError
+from gpt2.runtime import say, seed_everything
 from gpt2.train.batches import LoaderBatches
 from gpt2.train.config import TrainConfig
 from gpt2.train.corpus import Corpus
 from gpt2.train.loop import Run, TrainState
+from gpt2.train.rng import restore_random
+from gpt2.train.save import OPTIMIZER
+
+SAMPLED = 64  # blocks of a split that its hash reads: enough to tell other text, and quick on any length
+BLOCK = 1024  # tokens
+
+
+def find_step(out: Path, ranks: Ranks = ALONE) -> Path | None:
+    """The newest whole step, the same in all processes; the first looks, and removes what a kill left half done."""
+    step = None
+    if ranks.is_main:
+        clean(out)
+        step = newest_good_step(out)
+    return ranks.share(step) if ranks.world_size > 1 else step
 
 
 def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
-    """Put a checkpoint's weights, optimizer, random numbers and data cursor into a fresh run."""
-    numbers, objects = load_step(step)
-    saved = load_module(step, run.weights.master.config)
-    run.weights.master.load_state_dict(saved.state_dict())
+    """Put a checkpoint's weights, optimizer, random numbers and data cursor into a fresh run.
+
+    Raises UserError where the data or the tokenizer are others than those of the checkpoint.
+    """
+    from gpt2.checkpoint import sharded
+
+    numbers = read_numbers(step)
+    refuse_other_data(step, numbers["data"], identity(corpus), config.data)
+    weights = {WEIGHTS + name: tensor for name, tensor in run.weights.tensors().items()}
+    optimizer = {OPTIMIZER + name: tensor for name, tensor in run.optimizer.tensors().items()}
+    sharded.load(weights | optimizer, step / STATE)
     run.weights.loss_scale, run.weights.good_steps = numbers["loss_scale"], numbers["good_steps"]
     run.weights.publish()
-    run.optimizer.load_state_dict(objects["optimizer"])
     run.state = TrainState(**numbers["state"])
     loader = Loader(corpus.train, config.model.context_length, config.seed, state=numbers["cursor"])
     run.batches = LoaderBatches(loader, config)
-    torch.set_rng_state(objects["rng"]["torch"])
-    if "cuda" in objects["rng"]:
-        torch.cuda.set_rng_state(objects["rng"]["cuda"], run.device)
-    if numbers["threads"] != torch.get_num_threads():
-        say(f"{numbers['threads']} threads before, {torch.get_num_threads()} now: the last bits may differ")
+    restore_dice(run, config, step)
+    if run.ranks.is_main:
+        point_best(step.parent, run.state.best_step)
+        warn_of_changes(run, numbers)
+
+
+def restore_dice(run: Run, config: TrainConfig, step: Path) -> None:
+    """This process's random numbers, or new ones where there were fewer processes."""
+    from gpt2.checkpoint import sharded
+
+    dice = sharded.load_whole(step / STATE, f"rng.{run.ranks.rank}.")
+    if dice:
+        restore_random(dice, run.device)
+    else:
+        seed_everything(config.seed + run.state.step * run.ranks.world_size + run.ranks.rank)
+
+
+def point_best(out: Path, best_step: int) -> None:
+    """A kill may have come between a step and its mark."""
+    if (best := out / step_name(best_step)).is_dir():
+        point(out / "best", best)
+
+
+def warn_of_changes(run: Run, numbers: dict[str, Any]) -> None:
+    """Say what makes the resumed run differ in its last bits."""
+    now = {"threads": torch.get_num_threads(), "processes": run.ranks.world_size}
+    for name, count in now.items():
+        if numbers[name] != count:
+            say(f"{numbers[name]} {name} before, {count} now: the last bits may differ")
+
+
+def identity(corpus: Corpus) -> dict[str, Any]:
+    """What a run reads, so that it is not resumed with anything else."""
+    meta, tokenizer = corpus.train.meta, corpus.tokenizer
+    return {
+        "train": split_hash(corpus.train),
+        "val": split_hash(corpus.val),
+        "tokenizer": tokenizer.hash if tokenizer else meta.tokenizer_hash,
+    }
+
+
+def split_hash(split: Split) -> str:
+    """SHA-256 of a split's length and of blocks spread over it."""
+    digest = hashlib.sha256(str(len(split)).encode())
+    last = max(0, len(split) - BLOCK)
+    for start in sorted({last * part // (SAMPLED - 1) for part in range(SAMPLED)}):
+        digest.update(split.tokens(start, min(len(split), start + BLOCK)).tobytes())
+    return digest.hexdigest()
+
+
+def refuse_other_data(step: Path, before: dict[str, Any], now: dict[str, Any], data: str) -> None:
+    """UserError that names what has changed."""
+    words = {"train": "the training text", "val": "the held-out text", "tokenizer": "the tokenizer"}
+    changed = [words.get(name, name) for name in now if before.get(name) != now[name]]
+    if changed:
+        raise UserError(
+            f"{data}: {' and '.join(changed)} changed since {step} was written; prepare the data as it was, or start "
+            f"a new run from that model with --init {step}"
+        )

@@ -1,0 +1,168 @@
+"""Checkpoints of a run: what goes into one, when one is due, and the thread that writes it while training goes on.
+
+The main thread only copies tensors; files, checksums, the rename, `best`, `last` and the deletion of old steps are
+the thread's. It draws no random numbers and changes no tensor of the run, so a run has the same bits with it and
+without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2 import atomic
+from gpt2 import config as settings
+from gpt2.checkpoint.find import follow, point
+from gpt2.checkpoint.native import write_folder
+from gpt2.checkpoint.pieces import Pieces, pieces, snapshot
+from gpt2.checkpoint.together import Group, new_group, rank_in
+from gpt2.checkpoint.train_state import WEIGHTS, Step, prune, save_step
+from gpt2.errors import UserError
+from gpt2.runtime import say
+from gpt2.tokenizer.bpe import Tokenizer
+from gpt2.train.background import Background
+from gpt2.train.config import TrainConfig
+from gpt2.train.entries import join
+from gpt2.train.faults import disk_error, last_good
+from gpt2.train.hooks import Evaluate
+from gpt2.train.loop import Run, StepResult
+from gpt2.train.rng import random_tensors
+
+OPTIMIZER = "optimizer."
+
+
+@dataclass
+class Save:
+    """A checkpoint every `save_every` steps, at the end and when the run is stopped; `best` follows validation.
+
+    A hook of the loop, and a context around it: leaving it waits for the last checkpoint. All processes must make
+    one. `identity` says what the run reads (see restore.py); `notes` go onto the model's card.
+    """
+
+    folder: Path
+    config: TrainConfig
+    tokenizer: Tokenizer | None
+    evaluate: Evaluate
+    notes: dict[str, Any]
+    identity: dict[str, Any]
+    thread: Background = field(default_factory=Background)
+    group: Group = field(default_factory=new_group)
+    copies: Pieces | None = None  # pinned memory of the last snapshot of a GPU
+    latest: int = 0  # the step that was saved last, or is being saved
+
+    def __enter__(self) -> Save:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Let the last checkpoint be finished; a second Ctrl-C does not wait for it."""
+        if error is None:
+            self.finish()
+        elif isinstance(error, Exception):
+            try:
+                self.finish()
+            except UserError as another:
+                say(str(another))
+
+    def __call__(self, run: Run, result: StepResult) -> None:
+        step = run.state.step
+        if self.thread.failed:
+            run.asked = True  # all processes end together, and then say why
+        if step % (self.config.save_every or run.max_steps) == 0 or step == run.max_steps or run.stopping:
+            self.save(run)
+
+    def save(self, run: Run) -> None:
+        """Copy what makes the run and have it written; what went wrong with the one before is raised here."""
+        self.finish()
+        self.latest = run.state.step
+        improved = self.note_best(run)
+        live = pieces(tensors_of(run))
+        step = Step(self.latest, self.numbers(run), self.copied(live), self.model_writer(run))
+        self.thread.start(lambda: self.write(step, improved))
+        if not self.config.async_save:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint in the making, if there is one; UserError if it could not be written."""
+        error = self.thread.join()
+        if isinstance(error, OSError):
+            if rank_in(self.group) > 0:
+                from gpt2.distributed.ranks import ToldElsewhere
+
+                raise ToldElsewhere("the main process says why") from error
+            raise UserError(f"step {self.latest}: {disk_error(error)}; {last_good(self.folder)}") from error
+        if error is not None:
+            raise error
+
+    def note_best(self, run: Run) -> bool:
+        """Whether this step's validation is the best so far, which the state then knows."""
+        latest, state = self.evaluate.latest, run.state
+        if latest is None or self.evaluate.latest_step != state.step or latest.start_loss >= state.best_val_loss:
+            return False
+        state.best_val_loss, state.best_step = latest.start_loss, state.step
+        return True
+
+    def copied(self, live: Pieces) -> Pieces:
+        """A snapshot, or the live tensors themselves where training waits for them."""
+        if not self.config.async_save:
+            return live
+        copies = snapshot(live, self.copies)
+        self.copies = copies if any(piece.local.is_cuda for piece in live.values()) else None
+        return copies
+
+    def write(self, step: Step, improved: bool) -> None:
+        """The thread's part. Only the first process makes and removes anything beside its own tensors."""
+        main = rank_in(self.group) == 0
+        if main and not (self.folder / "config.toml").exists():
+            say(f"{self.folder}: vanished; it is made anew")
+            write_settings(self.folder, self.config)
+        folder = save_step(self.folder, step, self.group)
+        if main:
+            if improved:
+                point(self.folder / "best", folder)
+            prune(self.folder, self.config.keep_last, {path for path in [follow(self.folder / "best")] if path})
+
+    def numbers(self, run: Run) -> dict[str, Any]:
+        """The part of a checkpoint that is a few numbers and names."""
+        return {
+            "state": asdict(run.state),
+            "cursor": run.batches.state(),
+            "loss_scale": run.weights.loss_scale,
+            "good_steps": run.weights.good_steps,
+            "threads": torch.get_num_threads(),
+            "processes": run.ranks.world_size,
+            "data": self.identity,
+            "config": settings.to_tree(self.config),
+        }
+
+    def model_writer(self, run: Run) -> Any:
+        """What makes the step a model folder, later, without a look at the run."""
+        config = run.weights.master.config
+        notes = {"Training step": f"{run.state.step:,} of {run.max_steps:,}", **self.notes}
+        if self.evaluate.latest is not None:
+            notes["Validation loss"] = f"{self.evaluate.latest.loss:.4f} nats per token"
+
+        def write(folder: Path, weights: Mapping[str, Tensor]) -> None:
+            write_folder(folder, config, join(weights), self.tokenizer, notes)
+
+        return write
+
+
+def tensors_of(run: Run) -> dict[str, Tensor]:
+    """Everything of a run that is tensors, live, by names that do not depend on the number of processes."""
+    weights = {WEIGHTS + name: tensor for name, tensor in run.weights.tensors().items()}
+    optimizer = {OPTIMIZER + name: tensor for name, tensor in run.optimizer.tensors().items()}
+    dice = {f"rng.{run.ranks.rank}.{kind}": tensor for kind, tensor in random_tensors(run.device).items()}
+    return weights | optimizer | dice
+
+
+def write_settings(folder: Path, config: TrainConfig) -> None:
+    """The run's folder with its resolved config.toml, which makes it one that can be resumed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = f"# Resolved settings of this run. Resume with: gpt2 train --resume {quote(str(folder))}\n"
+    atomic.write_text(folder / "config.toml", header + settings.dump_toml(settings.to_tree(config)))
