@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gpt2.errors import UserError, did_you_mean
 
+
 @dataclass(frozen=True)
 class Gpu:
     """What one card can do and costs.

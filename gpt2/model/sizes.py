@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from gpt2.model.config import GPTConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+GPT3_TOKENS = 300 * 10**9  # that every size of GPT-3 was trained on (Table 2.1)
+PUBLISHED_ROWS = {  # of one optimizer step: GPT-2 section 2.3; GPT-3 Table 2.1 (0.5M, 1M, 2M and 3.2M tokens)
+    **dict.fromkeys(("gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m"), 512),
+    **dict.fromkeys(("gpt3-125m", "gpt3-350m", "gpt3-760m"), 256),
+    **dict.fromkeys(("gpt3-xl", "gpt3-xl-2048", "gpt3-2.7b"), 512),
+    **dict.fromkeys(("gpt3-6.7b", "gpt3-13b"), 1024),
+    "gpt3-175b": 1536,
+}
 
 
 def parameters(config: GPTConfig) -> int:
@@ -27,9 +35,14 @@ def embedding_parameters(config: GPTConfig) -> int:
 
 def block_parameters(config: GPTConfig) -> int:
     """One Transformer block: attention, MLP and two layer norms."""
-    matrices = config.n_embd * (4 * config.attention_width + 2 * config.n_inner)
+    matrices = kernel_numbers(config)
     biases = 3 * config.attention_width + config.n_embd + config.n_inner + config.n_embd
     return matrices + (biases if config.bias else 0) + 2 * _norm(config)
+
+
+def kernel_numbers(config: GPTConfig) -> int:
+    """The numbers in one block's matrices: q, k, v and attention's output, and the MLP's two."""
+    return config.n_embd * (4 * config.attention_width + 2 * config.n_inner)
 
 
 def training_flops_per_token(config: GPTConfig, length: int | None = None) -> float:

@@ -1,0 +1,280 @@
+"""What training holds in memory, term by term: arithmetic on shapes, no torch. Tests hold it to what is measured.
+
+N tokens of a micro-batch  C n_embd  A attention width  F n_inner  V rows of the vocabulary in memory
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gpt2.kernels.blocks import GPU_HEAD_ROWS, HEAD_ROWS, QUERIES, STORED_ATTENTION
+from gpt2.model.config import GPTConfig
+from gpt2.model.sizes import BYTES, block_parameters, kernel_numbers
+
+Recompute = Literal["none", "selective", "full"]
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
+
+MB = 10**6
+# A process before it holds a model: interpreter, torch, and on a processor numba with the compiled kernels; on a GPU
+# what CUDA's context and cuBLAS take beside torch's allocator.
+BASE = {"float32": 430 * MB, "bfloat16": 480 * MB, "float16": 430 * MB}
+CUDA_BASE = 900 * MB
+NCCL = 1500 * MB  # its buffers, where there are several processes
+HEAP = 1.10  # freed tensors of a few megabytes leave gaps in the processor's heap
+EVAL_TOKENS = 16_384  # of one batch of an evaluation (train/validate.py)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass as a process does it: `rows` of `length` tokens; 0 tokens: the context."""
+
+    rows: int
+    length: int = 0
+    dtype: str = "bfloat16"
+    device: str = "cpu"
+    recompute: Recompute = "none"
+    tp: int = 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number."""
+        return BYTES[self.dtype]
+
+    @property
+    def fused(self) -> bool:
+        """Whether the processor's kernels do it."""
+        return self.device == "cpu" and self.dtype == "bfloat16"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Numbers (not bytes) of the parameters that one process holds, and of those it sees whole for a moment."""
+
+    hidden: int  # the blocks' matrices, which Muon steps
+    other: int
+    block: int = 0  # on a mesh: one block's, gathered; tensor parallelism leaves a process its part
+    root: int = 0  # on a mesh: embeddings, last norm and head, gathered
+    sharded: bool = False  # whether blocks are gathered and let go one by one
+
+    @property
+    def all(self) -> int:
+        return self.hidden + self.other
+
+
+@dataclass(frozen=True)
+class TrainingBytes:
+    """What one process holds when it holds most. `activations` wait for the backward pass; `working` is what the
+    largest moment takes beside them, `gathered` the whole parameters of a mesh's units, `saving` a checkpoint's copy.
+    """
+
+    base: int
+    weights: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    activations: int
+    working: int
+    saving: int
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+
+def whole(config: GPTConfig) -> Held:
+    """All of a model, as one process holds it: padding rows too."""
+    hidden = config.n_layer * kernel_numbers(config)
+    blocks = config.n_layer * block_parameters(config)
+    return Held(hidden, blocks - hidden + root_numbers(config))
+
+
+def root_numbers(config: GPTConfig) -> int:
+    """Embeddings, last norm and head as memory holds them, padding rows too."""
+    head = 0 if config.tie_head else config.padded_vocab_size * config.n_embd
+    bias = config.padded_vocab_size if config.head_bias else 0
+    norm = config.n_embd * (2 if config.bias else 1)
+    return (config.padded_vocab_size + config.context_length) * config.n_embd + norm + head + bias
+
+
+def training_bytes(
+    config: GPTConfig, step: Pass, optimizer: str = "adamw", held: Held | None = None, saving: bool = False
+) -> TrainingBytes:
+    """The peak of one process. `held` is its part of a mesh, else all of the model; `saving`: a checkpoint is written
+    beside the steps (a GPU's copy lies in main memory and is not counted).
+    """
+    mesh, held = held is not None, held or whole(config)
+    copies = 0 if mesh or step.dtype == "float32" else step.size * held.all
+    moments = 4 * held.hidden + 8 * held.other if optimizer == "muon" else 8 * held.all
+    kept = activation_bytes(config, step)
+    fixed = BASE[step.dtype] if step.device == "cpu" else CUDA_BASE + (NCCL if mesh else 0)
+    snapshot = 4 * held.all + moments + 4 * held.all if saving and step.device == "cpu" else 0
+    return TrainingBytes(
+        base=fixed,
+        weights=4 * held.all + copies,
+        gradients=4 * held.all,
+        optimizer=moments,
+        gathered=gathered_bytes(config, step, held) if mesh else 0,
+        activations=kept,
+        working=max(working_bytes(config, step, optimizer, held, mesh).values()) - kept,
+        saving=snapshot,
+    )
+
+
+def gathered_bytes(config: GPTConfig, step: Pass, held: Held) -> int:
+    """Whole parameters in the passes' number format, as FSDP holds them: the root unit all along, and two blocks (the
+    one at work and the one fetched ahead), or every block where blocks are not let go.
+    """
+    blocks = min(2, config.n_layer) if held.sharded else config.n_layer
+    return step.size * (held.root + blocks * held.block)
+
+
+def working_bytes(config: GPTConfig, step: Pass, optimizer: str, held: Held, mesh: bool) -> dict[str, int]:
+    """Bytes at each moment that may be the largest, activations included."""
+    head = head_bytes(config, step)
+    kept = activation_bytes(config, step)
+    body = kept - head.kept
+    block = backward_block_bytes(config, step)
+    unit = held.block * (step.size + 4) if mesh else 0  # a block's whole gradient, and as it is sent
+    short = step.size * held.all if step.dtype != "float32" and not mesh else 0  # gradients of the short weights
+    table = config.padded_vocab_size * config.n_embd * (step.size + (4 if mesh else 0))  # and as it is sent
+    moments = {
+        "loss": body + head.kept + max(head.forward, head.backward),
+        "first block back": body + block + head.gradient + unit,
+        "last block back": block + short + head.gradient + unit,
+        "embedding back": short + head.gradient + table,
+        "optimizer": muon_bytes(config, step, held, mesh) if optimizer == "muon" else 0,
+        "evaluation": evaluation_bytes(config, step),
+        "kept": kept,
+    }
+    return {name: _heap(step, count + head.always) for name, count in moments.items()}
+
+
+def activation_bytes(config: GPTConfig, step: Pass) -> int:
+    """What forward keeps for backward: the blocks', the last norm's input, the head's."""
+    body = config.n_layer * kept_block_bytes(config, step, step.recompute)
+    return body + _tokens(config, step) * config.n_embd * step.size + head_bytes(config, step).kept
+
+
+def kept_block_bytes(config: GPTConfig, step: Pass, recompute: Recompute = "none") -> int:
+    """One block's: inputs of its norms (2 C) and of its linear layers (2 C + A + F), q, k, v (3 A), GELU's input (F).
+
+    `selective` keeps the outputs of products and attention instead (3 A + A + C + F + C) and its own input (C), `full`
+    that input only. Tensor parallelism divides A and F.
+    """
+    c, a, f = config.n_embd, config.attention_width // step.tp, config.n_inner // step.tp
+    tokens, heads = _tokens(config, step), config.n_head // step.tp
+    numbers = {"none": 4 * c + 4 * a + 2 * f, "selective": 3 * c + 4 * a + f, "full": c}[recompute]
+    kept = tokens * numbers * step.size
+    if recompute == "full":
+        return kept
+    length = step.length or config.context_length
+    if step.fused and config.dropout == 0.0 and length <= STORED_ATTENTION:
+        return kept + tokens * heads * length * step.size * (recompute == "none")
+    statistics = tokens * heads * 4 + (tokens * 4 * 4 if recompute == "none" else 0)  # of attention, and of two norms
+    return kept + statistics + dropout_bytes(config, step)
+
+
+def dropout_bytes(config: GPTConfig, step: Pass) -> int:
+    """Masks: two of C a token; on a processor as wide as the numbers, and attention's own T x T as well."""
+    if config.dropout == 0.0:
+        return 0
+    tokens = _tokens(config, step)
+    if step.device != "cpu":
+        return 2 * tokens * config.n_embd
+    length = step.length or config.context_length
+    return tokens * step.size * (2 * config.n_embd + 3 * config.n_head // step.tp * length)
+
+
+def backward_block_bytes(config: GPTConfig, step: Pass) -> int:
+    """What the backward pass of one block takes for itself: gradients on their way, and what it computes again."""
+    c, a, f = config.n_embd, config.attention_width // step.tp, config.n_inner // step.tp
+    tokens, length = _tokens(config, step), step.length or config.context_length
+    # Scores and their gradient, of all queries (whose scores are kept) or of a block of them.
+    seen = length if length <= STORED_ATTENTION else 2 * QUERIES
+    scores = config.n_head // step.tp * seen if step.fused and config.dropout == 0.0 else 0
+    way = tokens * (2 * c + max(2 * f, 7 * a + scores)) * step.size
+    again = 0 if step.recompute == "none" else kept_block_bytes(config, step)
+    return way + again
+
+
+@dataclass(frozen=True)
+class HeadBytes:
+    """What the head and its loss hold: `kept` until backward, `forward` and `backward` at most beside that,
+    `gradient` of the head's weights from then on, and `always`, a workspace that is never given back.
+    """
+
+    kept: int
+    forward: int
+    backward: int
+    gradient: int
+    always: int = 0
+
+
+def head_bytes(config: GPTConfig, step: Pass) -> HeadBytes:
+    """On a processor in bfloat16 and on a GPU the gradient is made in forward, some tokens at a time; else float32
+    logits of all tokens exist, log-softmax keeps as much, and its backward pass holds three of them.
+    """
+    tokens, rows = _tokens(config, step), config.padded_vocab_size
+    weights, hidden = rows * config.n_embd, tokens * config.n_embd * step.size
+    if step.fused:
+        work = min(tokens, HEAD_ROWS) * rows * 2
+        return HeadBytes(hidden + 2 * weights, 0, 0, 2 * weights, always=work)
+    if step.device == "cuda" and not config.head_bias:
+        work = min(tokens, GPU_HEAD_ROWS) * rows * (step.size + 8) + weights * step.size
+        return HeadBytes(hidden + 4 * weights, work, hidden + 4 * weights, step.size * weights)
+    logits = tokens * config.vocab_size
+    convert = step.size * logits if step.size < 4 else 0
+    return HeadBytes(hidden + 4 * logits, 4 * logits + convert, 8 * logits, 2 * step.size * weights)
+
+
+def muon_bytes(config: GPTConfig, step: Pass, held: Held, mesh: bool) -> int:
+    """Matrices of one shape step together: their gradient (float32), the iteration in the passes' format, the step."""
+    size = 2 if step.dtype == "bfloat16" else 4
+    largest = max(4 * config.attention_width * config.n_embd, config.n_inner * config.n_embd)
+    share = held.hidden / (config.n_layer * kernel_numbers(config)) if mesh else 1.0
+    return int(config.n_layer * largest * share) * (4 + 4 + 3 * size)
+
+
+def evaluation_bytes(config: GPTConfig, step: Pass) -> int:
+    """An evaluation's batch without gradients, in float32 as the last one is: a block at work, or some tokens' logits
+    and their log-softmax.
+    """
+    length = step.length or config.context_length
+    tokens = max(1, EVAL_TOKENS // length) * length
+    rows = min(tokens, HEAD_ROWS if step.device == "cpu" else GPU_HEAD_ROWS)
+    wide = max(2 * config.n_inner, 4 * config.attention_width)
+    return 4 * max(tokens * (2 * config.n_embd + wide), tokens * config.n_embd + 2 * rows * config.vocab_size)
+
+
+def most_rows(fits: Callable[[int], bool], limit: int) -> int:
+    """The most rows up to `limit` for which `fits` holds, 0 if none does; what fits stays fitting for fewer."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def micro_batch(config: GPTConfig, step: Pass, optimizer: str, batch_rows: int, room: int, saving: bool = True) -> int:
+    """Rows at a time for `room` bytes beside the process itself: the most that fit, evened out over the micro-steps.
+
+    At least 1: a model that does not fit at all is told of elsewhere. `step.rows` plays no part.
+    """
+
+    def fits(rows: int) -> bool:
+        needed = training_bytes(config, replace(step, rows=rows), optimizer, saving=saving)
+        return needed.total - needed.base <= room
+
+    most = max(1, most_rows(fits, batch_rows))
+    return math.ceil(batch_rows / math.ceil(batch_rows / most))
+
+
+def _tokens(config: GPTConfig, step: Pass) -> int:
+    return step.rows * (step.length or config.context_length)
+
+
+def _heap(step: Pass, count: int) -> int:
+    return int(count * HEAP) if step.device == "cpu" else count
