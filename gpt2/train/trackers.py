@@ -177,7 +177,7 @@ class WeightsAndBiases:
             id=run_id(out / "wandb" / "run_id"),
             resume="allow",
             config=settings.to_tree(config),
-            settings=wandb.Settings(console="off", silent=True),
+            settings=wandb.Settings(**patience(wandb.Settings)),
         )
         self.run.define_metric("*", step_metric="step")
         say(f"wandb: {self.where()}")
@@ -197,6 +197,13 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self.run.finish()
+
+
+def patience(accepted: Any) -> dict[str, Any]:
+    """Settings that bound how long a start and an end wait for the network; only those that this version knows."""
+    wanted = {"console": "off", "silent": True, "init_timeout": CLOSE_SECONDS, "finish_timeout": CLOSE_SECONDS / 2}
+    known = getattr(accepted, "model_fields", wanted)
+    return {name: value for name, value in wanted.items() if name in known}
 
 
 def run_id(path: Path) -> str:
