@@ -28,6 +28,7 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
 }
 ONE = f32(1.0)
+SLICE = 16384  # numbers that one thread takes at a time in passes over whole tensors
 GELU_A = f32(2.0 * math.sqrt(2.0 / math.pi))  # gelu_tanh(x) = x sigmoid(A (x + B x^3)), Hendrycks & Gimpel 2016
 GELU_B = f32(0.044715)
 
@@ -132,8 +133,56 @@ def causal_softmax_backward(probabilities: Any, grad: Any, scale: Any) -> None:
 
 
 @njit(**OPTIONS)
-def cross_entropy(logits: Any, targets: Any, losses: Any, ignore_index: Any) -> None:
-    """logits (N, V) -> gradient of the summed loss, in place; losses (N,) float32. An ignored row gives zeros."""
+def block_softmax(scores: Any, first: Any, scale: Any, norms: Any) -> None:
+    """scores (N, Q, S) of the queries from token `first` on -> probabilities, in place: row i is token first + i.
+
+    norms (N, T) float32 gets each row's log of the sum of exponentials, from which `block_softmax_backward` makes the
+    probabilities again.
+    """
+    for n in prange(scores.shape[0]):
+        weights = np.empty(scores.shape[2], f32)
+        for i in range(scores.shape[1]):
+            row, end = scores[n, i], first + i + 1
+            top = widen(row[0])
+            for j in range(1, end):
+                top = max(top, widen(row[j]))
+            total = f32(0.0)
+            for j in range(end):
+                weight = exp((widen(row[j]) - top) * scale)
+                weights[j] = weight
+                total += weight
+            norms[n, first + i] = top * scale + f32(math.log(total))
+            inverse = ONE / total
+            for j in range(end):
+                row[j] = narrow(weights[j] * inverse)
+            row[end:] = np.uint16(0)
+
+
+@njit(**OPTIONS)
+def block_softmax_backward(scores: Any, grad: Any, first: Any, scale: Any, norms: Any) -> None:
+    """scores -> probabilities, and grad by the probabilities -> grad by the scores; both (N, Q, S), in place."""
+    for n in prange(scores.shape[0]):
+        weights = np.empty(scores.shape[2], f32)
+        for i in range(scores.shape[1]):
+            row, g, end, norm = scores[n, i], grad[n, i], first + i + 1, norms[n, first + i]
+            dot = f32(0.0)
+            for j in range(end):
+                weight = exp(widen(row[j]) * scale - norm)
+                weights[j] = weight
+                dot += weight * widen(g[j])
+                row[j] = narrow(weight)
+            for j in range(end):
+                g[j] = narrow(weights[j] * (widen(g[j]) - dot) * scale)
+            for j in range(end, scores.shape[2]):  # as slices numba leaves them out here
+                row[j], g[j] = np.uint16(0), np.uint16(0)
+
+
+@njit(**OPTIONS)
+def cross_entropy(logits: Any, vocabulary: Any, targets: Any, losses: Any, ignore_index: Any) -> None:
+    """logits (N, V) -> gradient of the summed loss, in place; losses (N,) float32. An ignored row gives zeros.
+
+    Columns from `vocabulary` on are memory's padding: no part of the sums, and without gradient.
+    """
     for i in prange(logits.shape[0]):
         row, target = logits[i], targets[i]
         if target == ignore_index:
@@ -141,14 +190,60 @@ def cross_entropy(logits: Any, targets: Any, losses: Any, ignore_index: Any) -> 
             row[:] = np.uint16(0)
             continue
         top = widen(row[0])
-        for j in range(1, row.shape[0]):
+        for j in range(1, vocabulary):
             top = max(top, widen(row[j]))
         total = f32(0.0)
-        for j in range(row.shape[0]):
+        for j in range(vocabulary):
             total += exp(widen(row[j]) - top)
         wanted = widen(row[target])
         losses[i] = f32(math.log(total)) + top - wanted
         inverse = ONE / total
-        for j in range(row.shape[0]):
+        for j in range(vocabulary):
             row[j] = narrow(exp(widen(row[j]) - top) * inverse)
         row[target] = narrow(exp(wanted - top) * inverse - ONE)
+        row[vocabulary:] = np.uint16(0)
+
+
+@njit(**OPTIONS)
+def sum_rows(order: Any, starts: Any, grad: Any, ids: Any, out: Any) -> None:
+    """out[ids[order[starts[u]]]] = sum of grad (N, C) over the places order[starts[u] : starts[u + 1]], in float32."""
+    for u in prange(starts.shape[0] - 1):
+        total = np.zeros(grad.shape[1], f32)
+        for place in order[starts[u] : starts[u + 1]]:
+            for j in range(grad.shape[1]):
+                total[j] += widen(grad[place, j])
+        row = out[ids[order[starts[u]]]]
+        for j in range(grad.shape[1]):
+            row[j] = narrow(total[j])
+
+
+@njit(**OPTIONS)
+def square_sums(values: Any, sums: Any) -> None:
+    """sums[b] = sum of squares of the b-th SLICE of values (N,), bfloat16: the same slices whatever the threads do."""
+    for b in prange(sums.shape[0]):
+        total = f32(0.0)
+        for value in values[b * SLICE : (b + 1) * SLICE]:
+            total += widen(value) * widen(value)
+        sums[b] = total
+
+
+@njit(**OPTIONS)
+def adamw(
+    weights: Any, short: Any, grad: Any, mean: Any, square: Any, rate: Any, decay: Any, betas: Any, eps: Any,
+    corrections: Any, factor: Any,
+) -> None:  # fmt: skip
+    """One step of AdamW (Loshchilov & Hutter 2019) in one pass: all (N,), grad and short bfloat16, the rest float32.
+
+    grad counts `factor` times; weights shrink by `decay`; `corrections` are 1 - beta^step of both averages. short gets
+    the new weights, rounded.
+    """
+    beta1, beta2 = f32(betas[0]), f32(betas[1])
+    size, root = f32(rate / corrections[0]), f32(1.0 / math.sqrt(corrections[1]))
+    keep, eps, factor = f32(1.0 - decay), f32(eps), f32(factor)
+    for b in prange((weights.shape[0] + SLICE - 1) // SLICE):
+        for i in range(b * SLICE, min((b + 1) * SLICE, weights.shape[0])):
+            g = widen(grad[i]) * factor
+            m = mean[i] + (g - mean[i]) * (ONE - beta1)
+            s = square[i] * beta2 + g * g * (ONE - beta2)
+            w = weights[i] * keep - size * m / (np.sqrt(s) * root + eps)
+            mean[i], square[i], weights[i], short[i] = m, s, w, narrow(w)

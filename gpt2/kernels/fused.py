@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gpt2.kernels import bf16
+from gpt2.kernels.blocks import HEAD_ROWS, QUERIES, STORED_ATTENTION
 
 
 def bits(tensor: Tensor) -> Any:
@@ -67,37 +68,99 @@ class CausalAttention(torch.autograd.Function):
         return torch.bmm(scores, k), torch.bmm(scores.mT, q), torch.bmm(probabilities.mT, grad)
 
 
+class BlockAttention(torch.autograd.Function):
+    """q, k, v (B H, T, D) -> (B H, T, D), QUERIES at a time over the keys before them; nothing of T x T is kept.
+
+    Backward makes the probabilities again from the scores and each row's sum (Dao et al. 2022).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.scale = np.float32(q.size(-1) ** -0.5)
+        out, norms = torch.empty_like(v), torch.empty(q.shape[:2])  # (B H, T)
+        for first, end in blocks(q.size(1)):
+            scores = torch.bmm(q[:, first:end], k[:, :end].mT)  # (B H, Q, S)
+            bf16.block_softmax(bits(scores), first, ctx.scale, norms.numpy())
+            torch.bmm(scores, v[:, :end], out=out[:, first:end])
+        ctx.save_for_backward(q, k, v, norms)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, norms = ctx.saved_tensors
+        grad = grad.contiguous()
+        d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for first, end in blocks(q.size(1)):
+            rows, seen = slice(first, end), slice(end)
+            scores = torch.bmm(q[:, rows], k[:, seen].mT)  # (B H, Q, S)
+            d_scores = torch.bmm(grad[:, rows], v[:, seen].mT)
+            bf16.block_softmax_backward(bits(scores), bits(d_scores), first, ctx.scale, norms.numpy())
+            torch.bmm(d_scores, k[:, seen], out=d_q[:, rows])
+            d_k[:, seen].baddbmm_(d_scores.mT, q[:, rows])
+            d_v[:, seen].baddbmm_(scores.mT, grad[:, rows])
+        return d_q, d_k, d_v
+
+
+def blocks(length: int) -> list[tuple[int, int]]:
+    """(first, end) of each block of queries."""
+    return [(first, min(first + QUERIES, length)) for first in range(0, length, QUERIES)]
+
+
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The Function with its rows and heads folded and unfolded."""
+    """The Function that suits the length, with rows and heads folded and unfolded."""
     b, h, t, d = q.shape
     folded = (part.reshape(b * h, t, d) for part in (q, k, v))
-    out: Tensor = CausalAttention.apply(*folded)  # type: ignore[no-untyped-call]
+    function = CausalAttention if t <= STORED_ATTENTION else BlockAttention
+    out: Tensor = function.apply(*folded)  # type: ignore[no-untyped-call]
     return out.view(b, h, t, d)
 
 
 class HeadLoss(torch.autograd.Function):
     """hidden (N, C), head (V, C), bias (V) or None, targets (N) -> sum of the losses, float32.
 
-    The logits become their gradient where they lie: one N x V tensor in bfloat16 is all there is.
+    The gradient is made in forward, HEAD_ROWS tokens at a time: their logits become their gradient where they lie, and
+    the products with it follow at once. Rows of head from `vocabulary` on are memory's padding.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int
+        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int, vocabulary: int
     ) -> Tensor:
-        logits = torch.nn.functional.linear(hidden, head, bias)  # (N, V)
         losses = torch.empty(hidden.size(0))
-        bf16.cross_entropy(bits(logits), targets.numpy(), losses.numpy(), ignore_index)
-        ctx.save_for_backward(hidden, head, logits)
-        ctx.has_bias = bias is not None
+        d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head)
+        d_bias = None if bias is None else torch.zeros(bias.shape)
+        for first in range(0, hidden.size(0), HEAD_ROWS):
+            part = slice(first, first + HEAD_ROWS)
+            logits = workspace(hidden[part].size(0), head.size(0))
+            torch.mm(hidden[part], head.T, out=logits)  # (rows, V)
+            if bias is not None:
+                logits += bias
+            bf16.cross_entropy(bits(logits), vocabulary, targets[part].numpy(), losses[part].numpy(), ignore_index)
+            torch.mm(logits, head, out=d_hidden[part])
+            torch.addmm(d_head, logits.T, hidden[part], beta=0.0 if first == 0 else 1.0, out=d_head)
+            if d_bias is not None:
+                d_bias += logits.sum(0, dtype=torch.float32)
+        ctx.save_for_backward(d_hidden, d_head, d_bias)
         return losses.sum(dtype=torch.float64).float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, head, d_logits = ctx.saved_tensors
-        d_bias = d_logits.sum(0) * grad if ctx.has_bias else None
-        return (d_logits @ head) * grad, (d_logits.T @ hidden) * grad, d_bias, None, None
+        d_hidden, d_head, d_bias = ctx.saved_tensors
+        if d_bias is not None:
+            d_bias = (d_bias * grad).to(d_head.dtype)
+        return d_hidden.mul_(grad), d_head.mul_(grad), d_bias, None, None, None
+
+
+def workspace(rows: int, columns: int) -> Tensor:
+    """A bfloat16 matrix in memory that is kept from call to call: new pages would cost as much as half the product."""
+    if len(_kept) == 0 or _kept[0].numel() < rows * columns:
+        _kept[:] = [torch.empty(rows * columns, dtype=torch.bfloat16)]
+    return _kept[0][: rows * columns].view(rows, columns)
+
+
+_kept: list[Tensor] = []
 
 
 class Embedding(torch.autograd.Function):
@@ -113,5 +176,8 @@ class Embedding(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (ids,) = ctx.saved_tensors
-        total = torch.zeros(ctx.shape).index_add_(0, ids.flatten(), grad.flatten(0, -2).float())
-        return total.to(grad.dtype), None
+        flat, total = ids.flatten().numpy(), torch.zeros(ctx.shape, dtype=grad.dtype)
+        order = np.argsort(flat, kind="stable")
+        starts = np.flatnonzero(np.diff(flat[order], prepend=-1, append=-1))
+        bf16.sum_rows(order, starts, matrix(grad.contiguous()), flat, bits(total))
+        return total, None

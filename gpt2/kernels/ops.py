@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gpt2.kernels.blocks import GPU_HEAD_ROWS, HEAD_ROWS
+from gpt2.kernels.chunked import ChunkedHeadLoss, loss_only
 from gpt2.runtime import say
-
-LONGEST = 512  # tokens; beyond, T x T probabilities cost more than flash attention saves
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -28,22 +28,36 @@ def gelu(x: Tensor) -> Tensor:
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """softmax(q k' / sqrt(D)) v over what is before each token: (B, H, T, D) each."""
-    if dropout == 0.0 and q.size(2) <= LONGEST and fusible(q):
+    if dropout == 0.0 and fusible(q):
         from gpt2.kernels import fused
 
         return fused.causal_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
 
-def head_loss(hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int) -> Tensor:
-    """hidden (N, C), head (V, C), targets (N) -> sum of cross-entropies in float32."""
+def head_loss(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int, vocabulary: int
+) -> Tensor:
+    """hidden (N, C), head (V, C), bias (V), targets (N) -> sum of cross-entropies in float32.
+
+    Rows of the head from `vocabulary` on are memory's padding and take no part.
+    """
     if fusible(hidden):
         from gpt2.kernels import fused
 
-        total: Tensor = fused.HeadLoss.apply(hidden, head, bias, targets, ignore_index)  # type: ignore[no-untyped-call]
+        total: Tensor = fused.HeadLoss.apply(  # type: ignore[no-untyped-call]
+            hidden, head, bias, targets, ignore_index, vocabulary
+        )
         return total
-    logits = F.linear(hidden, head, bias).float()
-    return F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
+    on_gpu = hidden.device.type == "cuda"
+    if on_gpu and bias is None and torch.is_grad_enabled():
+        chunked: Tensor = ChunkedHeadLoss.apply(  # type: ignore[no-untyped-call]
+            hidden, head, targets, ignore_index, vocabulary, GPU_HEAD_ROWS
+        )
+        return chunked
+    head, bias = head[:vocabulary], None if bias is None else bias[:vocabulary]
+    rows = max(1, hidden.size(0)) if torch.is_grad_enabled() else GPU_HEAD_ROWS if on_gpu else HEAD_ROWS
+    return loss_only(hidden, head, bias, targets, ignore_index, rows)
 
 
 def embedding(weight: Tensor, ids: Tensor) -> Tensor:
@@ -57,7 +71,12 @@ def embedding(weight: Tensor, ids: Tensor) -> Tensor:
 
 
 def fusible(x: Tensor) -> bool:
-    """Whether x is part of a training pass in bfloat16 on the processor, and numba is here."""
+    """Whether x is part of a training pass in bfloat16 on the processor, and numba is here.
+
+    Not in code that torch.compile reads: it makes kernels of the plain operations.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled() and have_kernels()
 
 

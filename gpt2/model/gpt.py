@@ -128,10 +128,8 @@ class GPT(nn.Module):
 
     def loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (B, T, C) and targets (B, T) -> (sum of losses in float32, number of targets)."""
-        rows = slice(self.config.vocab_size)  # memory's padding rows take no part
-        bias = self.lm_head.bias[rows] if self.config.head_bias else None
-        head = self.lm_head.weight[rows]
-        total = ops.head_loss(hidden.flatten(0, -2), head, bias, targets.flatten(), IGNORE_INDEX)
+        rows = (hidden.flatten(0, -2), self.lm_head.weight, self.lm_head.bias)
+        total = ops.head_loss(*rows, targets.flatten(), IGNORE_INDEX, self.config.vocab_size)
         return total, (targets != IGNORE_INDEX).sum()
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ def test_gelu(shape: tuple[int, ...]) -> None:
     agree(fused.Gelu.apply, lambda x: F.gelu(x, approximate="tanh"), [shape], [3.0])
 
 
-@pytest.mark.parametrize(("b", "h", "t", "d"), [(2, 3, 33, 20), (1, 2, 256, 64), (3, 1, 2, 8)])
+@pytest.mark.parametrize(("b", "h", "t", "d"), [(2, 3, 33, 20), (1, 2, 256, 64), (3, 1, 2, 8), (1, 2, 600, 16)])
 def test_causal_attention(b: int, h: int, t: int, d: int) -> None:
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -57,7 +57,7 @@ def test_head_loss(n: int, c: int, v: int, bias: bool) -> None:
     targets[::7] = IGNORE_INDEX
 
     def ours(hidden: Tensor, head: Tensor, b: Tensor | None = None) -> Tensor:
-        return fused.HeadLoss.apply(hidden, head, b, targets, IGNORE_INDEX)  # type: ignore[no-any-return]
+        return fused.HeadLoss.apply(hidden, head, b, targets, IGNORE_INDEX, v)  # type: ignore[no-any-return]
 
     def plain(hidden: Tensor, head: Tensor, b: Tensor | None = None) -> Tensor:
         return F.cross_entropy(F.linear(hidden, head, b), targets, ignore_index=IGNORE_INDEX, reduction="sum")
@@ -68,7 +68,7 @@ def test_head_loss(n: int, c: int, v: int, bias: bool) -> None:
 def test_a_row_without_target_adds_nothing() -> None:
     hidden = torch.randn(3, 8).bfloat16().requires_grad_()
     targets = torch.full((3,), IGNORE_INDEX)
-    loss = fused.HeadLoss.apply(hidden, torch.randn(5, 8).bfloat16(), None, targets, IGNORE_INDEX)
+    loss = fused.HeadLoss.apply(hidden, torch.randn(5, 8).bfloat16(), None, targets, IGNORE_INDEX, 5)
     loss.backward()
     assert loss.item() == 0.0
     assert hidden.grad is not None
@@ -84,7 +84,7 @@ def test_infinities_and_nan_show_in_the_loss() -> None:
     for value in (float("nan"), float("inf")):
         hidden = torch.ones(2, 4).bfloat16().requires_grad_()
         head = torch.full((6, 4), value).bfloat16()
-        loss = fused.HeadLoss.apply(hidden, head, None, torch.tensor([1, 2]), IGNORE_INDEX)
+        loss = fused.HeadLoss.apply(hidden, head, None, torch.tensor([1, 2]), IGNORE_INDEX, 6)
         assert not torch.isfinite(loss)
 
 

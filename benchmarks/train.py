@@ -1,0 +1,220 @@
+"""Claim: training 1.25 times as fast as the best plain PyTorch loop on a processor (a GPU: 1.2), to the same loss.
+
+Ours (`gpt2 train --optimizer adamw`: its own weights, optimizer, take_step) against a plain loop in nanoGPT's manner
+in four configurations (autocast or bfloat16 weights, compiled or not; peers/train_plain.py) and transformers (bfloat16,
+eager and compiled). Same shape, first weights, rows, AdamW, allocator and threads; each side is a process of its own,
+which sleeps between its turns. Turns alternate, the order is turned round every time, medians count.
+
+    loss     ours and the fastest plain configuration go on to 50 steps: mean of the last five losses
+    MFU      (6 (params - wpe) + 6 n_layer n_head head_dim T) FLOPs a token over the peak: the maker's, or measured
+    memory   resident peak (GPU: allocated) over two steps at twice the rows, each side alone; --only memory
+
+    python benchmarks/train.py                         # processor: 124M (2 x 1,024) and 12M (16 x 256)
+    python benchmarks/train.py --sizes 12M --rounds 5
+    python benchmarks/train.py --device cuda           # 124M at 64 x 1,024; then 355M, 774M and 1558M, 20 steps each
+    python benchmarks/train.py --quick                 # a minute, for tests: a tiny model, two rounds
+
+Compilations come first and are not timed. On a processor `--allocator keep` (both sides: glibc keeps freed memory, in
+huge pages) is the default; `--allocator default` leaves both as they are. Ours sets the first half of it by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from peers.train_data import write_tokens
+from peers.train_plain import Shape
+from peers.train_side import Side
+
+from gpt2.hardware import cores, device_peak, processor
+from gpt2.model.sizes import training_flops_per_token
+from gpt2.runtime import say
+
+SHAPES = {
+    "tiny": Shape(2, 2, 64, 256, 64, 4),
+    "12M": Shape(6, 6, 384, 4096, 256, 16),
+    "124M": Shape(12, 12, 768, 50304, 1024, 2),
+    "355M": Shape(24, 16, 1024, 50304, 1024, 1),
+    "774M": Shape(36, 20, 1280, 50304, 1024, 1),
+    "1558M": Shape(48, 25, 1600, 50304, 1024, 1),
+}
+GPU_ROWS = {"12M": 256, "124M": 64, "355M": 32, "774M": 16, "1558M": 8}
+PLAIN = ("autocast", "autocast-compiled", "bf16", "bf16-compiled")
+OTHERS = ("hf", "hf-compiled")
+NAMES = {
+    "ours": "gpt2 (ours)",
+    "autocast": "plain loop, autocast",
+    "autocast-compiled": "plain loop, autocast, compiled",
+    "bf16": "plain loop, bfloat16 weights",
+    "bf16-compiled": "plain loop, bfloat16 weights, compiled",
+    "hf": "transformers, bfloat16",
+    "hf-compiled": "transformers, bfloat16, compiled",
+}
+LOSS_STEPS, SAME_LOSS = 50, 0.005
+FASTER = {"cpu": 1.25, "cuda": 1.2}
+LARGER = ("355M", "774M", "1558M")
+LARGER_STEPS = 20
+
+
+def main() -> None:
+    args = arguments()
+    say(f"{processor()[0]}, {cores()} threads; peak {device_peak(args.device, 'bfloat16') / 1e12:.3f} TFLOP/s in bf16")
+    if args.device == "cpu":
+        say("no GPU is used: --device cuda measures there, where there is one")
+    with tempfile.TemporaryDirectory() as scratch:
+        missed = [size for size in args.sizes if not compare(size, Path(scratch), args)]
+        for size in LARGER if args.device.startswith("cuda") and not args.quick else ():
+            larger(size, Path(scratch), args)
+    if missed:
+        sys.exit(f"missed: {', '.join(missed)}")
+
+
+def arguments() -> argparse.Namespace:
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--sizes", default=None, help="124M,12M,...")
+    parser.add_argument("--sides", default=",".join(["ours", *PLAIN, *OTHERS]))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=None, help="of a turn; else by the size")
+    parser.add_argument("--only", default="speed,loss,memory")
+    parser.add_argument("--allocator", choices=["keep", "default"], default="keep")
+    parser.add_argument("--recompute", choices=["none", "selective", "full"], default="none")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: no GPU on this machine; leave it out to measure the processor")
+    if args.quick:
+        args.rounds, args.steps, args.sizes = 2, 2, args.sizes or "tiny"
+    args.sizes = (args.sizes or ("124M,12M" if args.device == "cpu" else "124M")).split(",")
+    args.sides = args.sides.split(",")
+    return args
+
+
+def shape_of(size: str, device: str) -> Shape:
+    """The size's shape, with the rows that suit the device."""
+    shape = SHAPES[size]
+    return replace(shape, rows=GPU_ROWS[size]) if device.startswith("cuda") and size in GPU_ROWS else shape
+
+
+def compare(size: str, scratch: Path, args: argparse.Namespace) -> bool:
+    """The tables of one size; whether the claims hold."""
+    shape = shape_of(size, args.device)
+    data = write_tokens(scratch / f"{size}.npy", shape.vocab_size)
+    held = True
+    if "speed" in args.only:
+        held = compare_speed(size, shape, data, args)
+    if "memory" in args.only:
+        compare_memory(size, replace(shape, rows=2 * shape.rows), data, args)
+    return held
+
+
+def compare_speed(size: str, shape: Shape, data: Path, args: argparse.Namespace) -> bool:
+    """Alternating turns, then the losses of ours and of the fastest plain configuration."""
+    count = args.steps or (2 if size == "124M" else 4) * (1 if args.device == "cpu" else 5)
+    sides = open_sides(args.sides, shape, data, args)
+    try:
+        rates = alternate(sides, shape, args.rounds, count)
+        medians = {kind: statistics.median(values) for kind, values in rates.items()}
+        report(size, shape, rates, medians, args)
+        best = max((kind for kind in medians if kind in PLAIN), key=lambda kind: medians[kind], default=None)
+        if best is None or "ours" not in medians:
+            return True
+        ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates[best], strict=True))
+        wanted = FASTER[args.device.partition(":")[0]]
+        print(f"\nours / {NAMES[best]}, median of {args.rounds} pairs: {ratio:.3f} (wanted: {wanted})", flush=True)
+        same = "loss" not in args.only or same_loss(sides["ours"], sides[best], 5 if args.quick else LOSS_STEPS)
+        return same and (ratio >= wanted or args.quick)
+    finally:
+        for side in sides.values():
+            side.close()
+
+
+def open_sides(kinds: list[str], shape: Shape, data: Path, args: argparse.Namespace) -> dict[str, Side]:
+    """A process for each, one after another, after two steps: kernels are compiled, memory is mapped."""
+    sides: dict[str, Side] = {}
+    for kind in kinds:
+        options = {"recompute": args.recompute} if kind == "ours" else {}
+        side = Side(kind, shape, args.device, data, options, args.allocator)
+        begin = side("steps", 2)["seconds"]
+        say(f"{NAMES[kind]}: first step {begin[0]:.1f} s, second {begin[1]:.2f} s")
+        sides[kind] = side
+    return sides
+
+
+def alternate(sides: dict[str, Side], shape: Shape, rounds: int, count: int) -> dict[str, list[float]]:
+    """Tokens a second of each turn of each side."""
+    rates: dict[str, list[float]] = {kind: [] for kind in sides}
+    for number in range(rounds):
+        for kind in list(sides) if number % 2 == 0 else list(sides)[::-1]:
+            seconds = sides[kind]("steps", count)["seconds"]
+            rates[kind].append(shape.rows * shape.length * count / sum(seconds))
+        say(f"round {number + 1}: " + ", ".join(f"{kind} {values[-1]:,.0f}" for kind, values in rates.items()))
+    return rates
+
+
+def report(
+    size: str, shape: Shape, rates: dict[str, list[float]], medians: dict[str, float], args: argparse.Namespace
+) -> None:
+    """The table of speeds."""
+    from peers.train_ours import model_config
+
+    flops, peak = training_flops_per_token(model_config(shape)), device_peak(args.device, "bfloat16")
+    print(f"\n{size}: {shape.rows} x {shape.length:,}, vocabulary {shape.vocab_size:,}, {args.device}, ", end="")
+    print(f"allocator {args.allocator}; medians of {args.rounds} alternating rounds\n")
+    print("| | tokens/s | lowest to highest | MFU | ours / it |\n| --- | --- | --- | --- | --- |")
+    for kind, median in medians.items():
+        spread = f"{min(rates[kind]):,.0f} to {max(rates[kind]):,.0f}"
+        pairs = zip(rates["ours"], rates[kind], strict=True) if "ours" in rates else []
+        ratio = statistics.median([a / b for a, b in pairs] or [float("nan")])
+        print(f"| {NAMES[kind]} | {median:,.0f} | {spread} | {100 * median * flops / peak:.1f} % | {ratio:.2f} |")
+    sys.stdout.flush()
+
+
+def same_loss(ours: Side, plain: Side, steps: int) -> bool:
+    """Both go on to so many steps; the means of their last five losses and whether they are the same."""
+    ends = [statistics.fmean(side.losses(steps)[-5:]) for side in (ours, plain)]
+    apart = ends[0] / ends[1] - 1
+    print(f"loss after {steps} steps (mean of five): ours {ends[0]:.4f}, plain {ends[1]:.4f}, {100 * apart:+.2f} %")
+    return abs(apart) <= SAME_LOSS
+
+
+def compare_memory(size: str, shape: Shape, data: Path, args: argparse.Namespace) -> None:
+    """Peak memory of each side at these rows, in a process of its own; ours in several ways of cutting the batch."""
+    print(f"\n{size}: peak memory at {shape.rows} x {shape.length:,}\n\n| | GB | of it, ours |\n| --- | --- | --- |")
+    peaks: dict[str, float] = {}
+    for kind in [kind for kind in args.sides if kind not in OTHERS]:
+        side = Side(kind, shape, args.device, data, {}, args.allocator)
+        peaks[kind] = side("peak", 2) / 1e9
+        side.close()
+    for kind, peak in peaks.items():
+        print(f"| {NAMES[kind]} | {peak:.2f} | {100 * peaks.get('ours', float('nan')) / peak:.0f} % |", flush=True)
+
+
+def larger(size: str, scratch: Path, args: argparse.Namespace) -> None:
+    """A line for a size that only we train here: 20 steps, the first five left out."""
+    from peers.train_ours import model_config
+
+    shape = shape_of(size, args.device)
+    data = write_tokens(scratch / "large.npy", shape.vocab_size)
+    side = Side("ours", shape, args.device, data, {"recompute": args.recompute}, args.allocator)
+    turn = side("steps", LARGER_STEPS)
+    peak = side("peak", 2) / 1e9
+    side.close()
+    rate = shape.rows * shape.length / statistics.median(turn["seconds"][5:])
+    mfu = rate * training_flops_per_token(model_config(shape)) / device_peak(args.device, "bfloat16")
+    print(
+        f"| {size}, {shape.rows} x {shape.length:,} | {rate:,.0f} tokens/s | MFU {100 * mfu:.1f} % | {peak:.1f} GB | "
+        f"loss {turn['losses'][0]:.2f} to {turn['losses'][-1]:.2f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
