@@ -7,51 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fixed_runs import make_run, side_by_side
 
 from gpt2.errors import UserError
-from gpt2.model.config import IGNORE_INDEX, GPTConfig
-from gpt2.model.gpt import GPT
-from gpt2.train.config import OptimConfig, TrainConfig
-from gpt2.train.loop import Batch, NonFiniteLoss, Run, TrainState, fit, take_step
-from gpt2.train.optim import Optimizer
-from gpt2.train.pretrain import newton_schulz_dtype, pretrain
-from gpt2.train.weights import Weights
-
-CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=32, context_length=16, vocab_size=50)
-
-
-class Fixed:
-    """The same few rows again and again, with very unequal numbers of targets."""
-
-    def __init__(self) -> None:
-        dice = torch.Generator().manual_seed(3)
-        inputs = torch.randint(50, (12, 16), generator=dice)
-        targets = torch.randint(50, (12, 16), generator=dice)
-        for row in range(12):
-            targets[row, : row + 3] = IGNORE_INDEX
-        self.batch = Batch(inputs, targets)
-
-    def next(self, step: int) -> Batch:
-        return self.batch
-
-    def state(self) -> dict[str, int]:
-        return {}
-
-
-def make_run(micro_batch_size: int = 12, dtype: torch.dtype = torch.float32, optimizer: str = "muon") -> Run:
-    torch.manual_seed(0)
-    weights = Weights(GPT(CONFIG), dtype)
-    return Run(
-        weights=weights,
-        optimizer=Optimizer(weights.master, OptimConfig(optimizer=optimizer), newton_schulz_dtype(dtype)),  # type: ignore[arg-type]
-        batches=Fixed(),
-        state=TrainState(),
-        rate=lambda step: 1.0,
-        max_steps=5,
-        micro_batch_size=micro_batch_size,
-        grad_clip=1.0,
-        device="cpu",
-    )
+from gpt2.model.config import IGNORE_INDEX
+from gpt2.train.config import TrainConfig
+from gpt2.train.guard import NonFiniteLoss
+from gpt2.train.loop import Run, StepResult, fit, take_step
+from gpt2.train.pretrain import pretrain
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 5, 7])
@@ -62,6 +25,33 @@ def test_regrouping_micro_batches_changes_nothing(micro_batch_size: int) -> None
         assert found.loss == pytest.approx(expected.loss, rel=1e-5)
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
         assert found.tokens == expected.tokens
+
+
+@pytest.mark.parametrize(("ranks", "micro_batch_size"), [(2, 6), (2, 4), (3, 1), (4, 3), (6, 1)])
+def test_regrouping_over_ranks_changes_nothing(ranks: int, micro_batch_size: int) -> None:
+    def four_steps(run: Run) -> list[StepResult]:
+        return [take_step(run) for _ in range(4)]
+
+    whole = four_steps(make_run(12))
+    for mine in side_by_side(ranks, micro_batch_size, four_steps):
+        for found, expected in zip(mine, whole, strict=True):
+            assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+            assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+            assert found.tokens == expected.tokens
+
+
+def test_all_ranks_end_after_the_same_step_when_one_is_asked_to() -> None:
+    def train(run: Run) -> tuple[int, int]:
+        seen: list[int] = []
+
+        def hook(run: Run, result: StepResult) -> None:
+            run.asked = run.ranks.rank == 1 and run.state.step == 2
+            if run.stopping:
+                seen.append(run.state.step)
+
+        return fit(run, [hook]).step, len(seen)
+
+    assert side_by_side(3, 4, train) == [(3, 1)] * 3
 
 
 def test_the_printed_loss_is_the_mean_over_the_true_targets() -> None:
