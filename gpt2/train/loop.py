@@ -160,7 +160,7 @@ def run_passes(run: Run, batch: Batch, count: int) -> float:
         inputs, targets = (t[part].to(run.device, non_blocking=True) for t in (batch.inputs, batch.targets))
         context = Packed(batch.segment_ids[part].to(run.device)) if batch.segment_ids is not None else None
         loss, _ = weights.worker(inputs, targets, context)
-        weights.backward(loss / count)
+        weights.backward(loss / count, last=start + rows >= len(batch.inputs))
         total += loss.detach()
     return float(total)
 
