@@ -71,11 +71,11 @@ class MetricsFile:
             self.failed_at = time.monotonic()
             return
         if self.failed_at is not None:
-            say(f"{path}: written again" + self.losses())
+            say(f"{path}: written again" + self.lost())
         self.waiting.clear()
         self.dropped, self.failed_at = 0, None
 
-    def losses(self) -> str:
+    def lost(self) -> str:
         return f"; {self.dropped:,} lines are lost" if self.dropped else ""
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class MetricsFile:
         if self.path and self.waiting:
             self.flush(self.path)
         if self.waiting:
-            say(f"{self.path}: the last {len(self.waiting):,} lines could not be written" + self.losses())
+            say(f"{self.path}: the last {len(self.waiting):,} lines could not be written" + self.lost())
             self.waiting.clear()
         for tracker in self.trackers:
             tracker.close()

@@ -69,7 +69,7 @@ def charts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
 
 def facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
     """What a reader wants to know first."""
-    return [*model_facts(config), *progress_facts(config, lines), *machine_facts(config, lines), *loss_facts(lines)]
+    return [*model_facts(config), *loss_facts(lines), *progress_facts(config, lines), *machine_facts(config, lines)]
 
 
 def model_facts(config: TrainConfig) -> list[tuple[str, str]]:
