@@ -55,7 +55,8 @@ class Job:
     def bytes(self, layout: Layout) -> TrainingBytes:
         """The peak of the process that holds most."""
         mesh = layout.mesh
-        step = Pass(layout.rows, 0, self.dtype, self.device, layout.recompute, mesh.tp)
+        micro_steps = -(-self.rows_of(mesh) // layout.rows)
+        step = Pass(layout.rows, 0, self.dtype, self.device, layout.recompute, mesh.tp, micro_steps)
         held = shares(self.model, mesh) if mesh.world_size > 1 else None
         return training_bytes(self.model, step, self.optimizer, held, self.saving)
 

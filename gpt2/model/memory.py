@@ -37,6 +37,7 @@ class Pass:
     device: str = "cpu"
     recompute: Recompute = "none"
     tp: int = 1
+    micro_steps: int = 1  # passes whose gradients are summed before the optimizer's step
 
     @property
     def size(self) -> int:
@@ -108,17 +109,18 @@ def training_bytes(
     mesh, held = held is not None, held or whole(config)
     copies = 0 if mesh or step.dtype == "float32" else step.size * held.all
     moments = 4 * held.hidden + 8 * held.other if optimizer == "muon" else 8 * held.all
-    kept = activation_bytes(config, step)
+    moment = largest_moment(config, step, optimizer, held, mesh)
+    kept = min(activation_bytes(config, step), moment.rest)
     fixed = BASE[step.dtype] if step.device == "cpu" else CUDA_BASE + (NCCL if mesh else 0)
     snapshot = 4 * held.all + moments + 4 * held.all if saving and step.device == "cpu" else 0
     return TrainingBytes(
         base=fixed,
         weights=4 * held.all + copies,
-        gradients=4 * held.all,
+        gradients=moment.gradients,
         optimizer=moments,
         gathered=gathered_bytes(config, step, held) if mesh else 0,
         activations=kept,
-        working=max(working_bytes(config, step, optimizer, held, mesh).values()) - kept,
+        working=moment.rest - kept,
         saving=snapshot,
     )
 
@@ -131,25 +133,36 @@ def gathered_bytes(config: GPTConfig, step: Pass, held: Held) -> int:
     return step.size * (held.root + blocks * held.block)
 
 
-def working_bytes(config: GPTConfig, step: Pass, optimizer: str, held: Held, mesh: bool) -> dict[str, int]:
-    """Bytes at each moment that may be the largest, activations included."""
+@dataclass(frozen=True)
+class Moment:
+    """What there is beside weights and optimizer at one moment of a step: gradients, and all the rest."""
+
+    gradients: int
+    rest: int
+
+
+def largest_moment(config: GPTConfig, step: Pass, optimizer: str, held: Held, mesh: bool) -> Moment:
+    """The moment of a step, or of an evaluation, at which a process holds most."""
     head = head_bytes(config, step)
     kept = activation_bytes(config, step)
     body = kept - head.kept
     block = backward_block_bytes(config, step)
     unit = held.block * (step.size + 4) if mesh else 0  # a block's whole gradient, and as it is sent
-    short = step.size * held.all if step.dtype != "float32" and not mesh else 0  # gradients of the short weights
-    table = config.padded_vocab_size * config.n_embd * (step.size + (4 if mesh else 0))  # and as it is sent
-    moments = {
-        "loss": body + head.kept + max(head.forward, head.backward),
-        "first block back": body + block + head.gradient + unit,
-        "last block back": block + short + head.gradient + unit,
-        "embedding back": short + head.gradient + table,
-        "optimizer": muon_bytes(config, step, held, mesh) if optimizer == "muon" else 0,
-        "evaluation": evaluation_bytes(config, step),
-        "kept": kept,
-    }
-    return {name: _heap(step, count + head.always) for name, count in moments.items()}
+    # The token embedding's gradient, beside the tied head's: their sum is new, or sent in float32.
+    table = config.padded_vocab_size * config.n_embd * (step.size + (4 if mesh else step.size))
+    # Beside float32 sums, one process has gradients in the passes' format; if the kernels do it, those alone will do.
+    short = step.size * held.all if step.dtype != "float32" and not mesh else 0
+    sums = 0 if step.fused and not mesh and step.micro_steps == 1 else 4 * held.all
+    muon = muon_bytes(config, step, held, mesh) if optimizer == "muon" else 0
+    moments = [
+        Moment(sums, body + head.kept + max(head.forward, head.backward)),
+        Moment(sums + head.gradient, body + block + unit),
+        Moment(sums + short, block + table + unit),
+        Moment(max(sums, short), muon + (4 * held.hidden if muon and not sums else 0)),
+        Moment(sums, evaluation_bytes(config, step)),
+    ]
+    moments = [Moment(m.gradients, _heap(step, m.rest) + head.always) for m in moments]
+    return max(moments, key=lambda m: m.gradients + m.rest)
 
 
 def activation_bytes(config: GPTConfig, step: Pass) -> int:
@@ -250,8 +263,12 @@ def evaluation_bytes(config: GPTConfig, step: Pass) -> int:
 
 
 def most_rows(fits: Callable[[int], bool], limit: int) -> int:
-    """The most rows up to `limit` for which `fits` holds, 0 if none does; what fits stays fitting for fewer."""
-    low, high = 0, limit
+    """The most rows up to `limit` for which `fits` holds, 0 if none does. What fits stays fitting for fewer rows, but
+    for `limit` itself, which may be the one that needs no sums of gradients.
+    """
+    if limit > 0 and fits(limit):
+        return limit
+    low, high = 0, max(0, limit - 1)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
@@ -265,7 +282,8 @@ def micro_batch(config: GPTConfig, step: Pass, optimizer: str, batch_rows: int, 
     """
 
     def fits(rows: int) -> bool:
-        needed = training_bytes(config, replace(step, rows=rows), optimizer, saving=saving)
+        passes = replace(step, rows=rows, micro_steps=math.ceil(batch_rows / rows))
+        needed = training_bytes(config, passes, optimizer, saving=saving)
         return needed.total - needed.base <= room
 
     most = max(1, most_rows(fits, batch_rows))

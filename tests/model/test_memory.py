@@ -1,0 +1,122 @@
+"""The memory model against what autograd keeps and what a process holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gpt2.model.config import GPTConfig
+from gpt2.model.gpt import GPT
+from gpt2.model.memory import Pass, activation_bytes, kept_block_bytes, micro_batch, most_rows, training_bytes
+from gpt2.model.presets import PRESETS
+from gpt2.train import validate
+
+
+def kept(config: GPTConfig, step: Pass) -> int:
+    """Bytes of all memory that a forward pass on the processor leaves for the backward pass, weights not counted."""
+    model = GPT(config).to(getattr(torch, step.dtype))
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            found[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other takes its address
+        return tensor
+
+    ids = torch.randint(config.vocab_size, (step.rows, step.length))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(ids, ids)
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("length", [64, 600])  # attention keeps its probabilities, or makes them again
+@pytest.mark.parametrize("changes", [{}, {"head_dim": 24}, {"n_inner": 96, "bias": False}])
+def test_activations_are_what_autograd_keeps(dtype: str, length: int, changes: dict[str, object]) -> None:
+    base = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 1000, "context_length": length}
+    config, step = GPTConfig(**(base | changes)), Pass(2, length, dtype)
+    assert activation_bytes(config, step) == pytest.approx(kept(config, step), rel=0.01)
+
+
+def test_recomputation_and_tensor_parallelism_keep_less() -> None:
+    config, step = PRESETS["gpt3-6.7b"], Pass(1, device="cuda")
+    none, selective, full = (
+        activation_bytes(config, replace(step, recompute=level)) for level in ("none", "selective", "full")
+    )
+    assert full < selective < none
+    assert activation_bytes(config, replace(step, tp=8)) < none
+    # Korthikanti et al. 2022, section 4.1: 34 bytes a number of the residual stream, of which dropout's masks (2) and
+    # inputs kept twice are none of ours: 4 C + 4 A + 2 F numbers of 2 bytes.
+    assert kept_block_bytes(config, step) / (2048 * 4096) == pytest.approx(32, rel=0.01)
+
+
+def test_the_evaluations_batch_is_the_one_planned_for() -> None:
+    from gpt2.model import memory
+
+    assert memory.EVAL_TOKENS == validate.BATCH_TOKENS
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_most_rows_finds_the_last_that_fits(last: int, limit: int) -> None:
+    assert most_rows(lambda rows: rows <= last, limit) == min(last, limit)
+
+
+@given(st.integers(1, 64), st.integers(10**8, 10**11))
+def test_a_micro_batch_fits_and_divides_the_work_evenly(batch_rows: int, room: int) -> None:
+    config, step = PRESETS["gpt2-124m"], Pass(1)
+    rows = micro_batch(config, step, "adamw", batch_rows, room)
+    steps = -(-batch_rows // rows)
+    needed = training_bytes(config, replace(step, rows=rows, micro_steps=steps), "adamw", saving=True)
+    assert rows == 1 or needed.total - needed.base <= room
+    assert 1 <= rows <= batch_rows
+    assert rows * (steps - 1) < batch_rows and -(-batch_rows // steps) == rows
+
+
+# Trains and evaluates a small model once to load everything, then a larger one; prints what that one added at most.
+CHILD = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from gpt2.model.config import GPTConfig
+from gpt2.model.gpt import GPT
+from gpt2.train.config import OptimConfig
+from gpt2.train.optim import Optimizer
+from gpt2.train.weights import Weights
+
+def train(rows, **shape):
+    config = GPTConfig(**shape)
+    weights = Weights(GPT(config), torch.float32)
+    optimizer = Optimizer(weights.master, OptimConfig(optimizer="adamw"))
+    for _ in range(2):
+        ids = torch.randint(config.vocab_size, (rows, config.context_length))
+        weights.clear_gradients()
+        weights.backward(weights.worker(ids, ids)[0])
+        weights.clip(1.0)
+        optimizer.step(1.0)
+        weights.publish()
+    with torch.no_grad():  # an evaluation
+        ids = torch.randint(config.vocab_size, (16384 // config.context_length, config.context_length))
+        weights.worker(ids, ids)
+
+train(1, n_layer=1, n_head=2, n_embd=32, vocab_size=64, context_length=16)
+before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+train(16, **json.loads(sys.argv[1]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's account of a process's peak")
+def test_a_training_process_holds_what_is_predicted() -> None:
+    shape = {"n_layer": 4, "n_head": 4, "n_embd": 256, "vocab_size": 8000, "context_length": 128}
+    done = subprocess.run([sys.executable, "-c", CHILD, json.dumps(shape)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    guess = training_bytes(GPTConfig(**shape), Pass(16, dtype="float32"))
+    assert guess.total - guess.base == pytest.approx(int(done.stdout), rel=0.15)
