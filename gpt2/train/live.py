@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpt2.model.sizes import training_flops_per_token
@@ -25,12 +26,19 @@ UNHEARD = contextlib.suppress(OSError, ValueError)  # a console that has gone, o
 class Live:
     """A hook: step, loss, tokens per second, share of the peak of all devices, time left; in the main process only.
 
-    `peak_flops` is one device's (FLOP/s). A console that has gone (a terminal hung up, a pipe closed) ends the talk
-    and not the run.
+    `peak_flops` is one device's (FLOP/s); `tokens_before(step)` counts those of all earlier steps, where batches grow.
+    A console that has gone (a terminal hung up, a pipe closed) ends the talk and not the run.
     """
 
-    def __init__(self, run: Run, peak_flops: float, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        peak_flops: float,
+        quiet: bool = False,
+        tokens_before: Callable[[int], int] | None = None,
+    ) -> None:
         self.run, self.peak = run, peak_flops * run.ranks.world_size
+        self.tokens_before = tokens_before
         self.recent: deque[tuple[int, float, float]] = deque(
             maxlen=RECENT
         )  # (tokens, seconds, FLOPs) of the last steps
@@ -99,10 +107,16 @@ class Live:
         return tuple(map(sum, zip(*self.recent, strict=True))) if self.recent else (0.0, 0.0, 0.0)
 
     def seconds_left(self) -> float:
-        """Steps as long as the last ones, and as much beside them (evaluation, saving) as there has been so far."""
-        per_step = self.sums()[1] / max(1, len(self.recent))
+        """At the speed of the last steps, with as much beside them (evaluation, saving) as there has been so far."""
         beside = (time.monotonic() - self.began) / self.training if self.training else 1.0
-        return per_step * max(1.0, beside) * (self.run.max_steps - self.run.state.step)
+        speed = self.tokens_per_second
+        return self.tokens_left() / speed * max(1.0, beside) if speed else 0.0
+
+    def tokens_left(self) -> float:
+        step, last = self.run.state.step, self.run.max_steps
+        if self.tokens_before is not None:
+            return self.tokens_before(last) - self.tokens_before(step)
+        return self.sums()[0] / max(1, len(self.recent)) * (last - step)
 
     def text(self) -> str:
         speed = f"{self.tokens_per_second:,.0f} tokens/s  {self.mfu:.0%} of peak"

@@ -36,6 +36,12 @@ def test_speed_is_of_all_processes_and_its_share_of_all_their_peaks(capsys: pyte
     assert "step 4/10  loss 2.000  200 tokens/s  100% of peak  0:03 left" in capsys.readouterr().err
 
 
+def test_the_time_left_counts_the_tokens_of_a_growing_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of()
+    Live(run, 1e9, tokens_before=lambda step: 1000 * step * step)(run, RESULT)
+    assert "7:00 left" in capsys.readouterr().err  # 84,000 tokens at 200 a second
+
+
 def test_only_the_main_process_talks(capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(Ranks(rank=1, world_size=2))
     with Live(run, 1e9) as live:
