@@ -106,7 +106,7 @@ def parse_flags(cls: type[Any], arguments: Sequence[str]) -> Tree:
             value = "false"
         elif is_switch and (not rest or rest[0].lower() not in _WORDS):
             value = "true"
-        elif rest:
+        elif rest and not rest[0].startswith("--"):
             value = rest.pop(0)
         else:
             raise UserError(f"--{name}: needs a value")

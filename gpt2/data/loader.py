@@ -44,12 +44,17 @@ class Loader:
         self._position = 0
         self._begin(0)
         if state is not None:
-            self._restore(state)
+            self.load(state)
 
     @property
     def epoch(self) -> int:
         """Epochs finished: 0 in the first."""
         return self._epoch
+
+    @property
+    def passes(self) -> float:
+        """How often the split has been read so far."""
+        return self._epoch + self._position / self._windows.size
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -61,9 +66,13 @@ class Loader:
 
         A batch that crosses the epoch's end goes on in the next one.
         """
-        starts = self._take(rows * self.world_size)[self.rank * rows : (self.rank + 1) * rows]
-        windows = np.stack([self.split.tokens(start, start + self.context_length + 1) for start in starts])
+        starts = self.draw(rows * self.world_size)[self.rank * rows : (self.rank + 1) * rows]
+        windows = np.stack([self.window(start) for start in starts])
         return windows[:, :-1].copy(), windows[:, 1:].copy()
+
+    def window(self, start: int) -> npt.NDArray[np.int64]:
+        """The tokens of the window that starts there, and the one behind it: its last target."""
+        return self.split.tokens(start, start + self.context_length + 1)
 
     def state(self) -> dict[str, int]:
         """The cursor. Given back to a new Loader, of whatever world size, it goes on with the same rows."""
@@ -72,7 +81,8 @@ class Loader:
     def _identity(self) -> dict[str, int]:
         return {"seed": self.seed, "context_length": self.context_length, "tokens": len(self.split)}
 
-    def _restore(self, state: Mapping[str, int]) -> None:
+    def load(self, state: Mapping[str, int]) -> None:
+        """Go on where `state` was taken; UserError if that was of another split, seed or context."""
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise UserError(
@@ -91,8 +101,8 @@ class Loader:
         count = (len(self.split) - 1 - self._offset) // self.context_length
         self._windows = Permutation(count, self.seed, epoch)
 
-    def _take(self, count: int) -> list[int]:
-        """Where the next `count` windows start."""
+    def draw(self, count: int) -> list[int]:
+        """Where the next `count` windows start, and move on behind them."""
         starts: list[int] = []
         while len(starts) < count:
             if self._position == self._windows.size:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,8 @@ from gpt2.config import setting
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.model.presets import PRESETS, preset_tree
-from gpt2.train.schedule import ScheduleConfig
+from gpt2.train.ramp import Ramp
+from gpt2.train.schedule import ScheduleConfig, rate_factor
 
 FROM_DATA = 1  # a vocab_size that nobody has: the data's
 POSITIVE = (  # where they are given
@@ -21,19 +24,7 @@ POSITIVE = (  # where they are given
     *("log_every", "eval_every", "eval_tokens", "save_every", "sample_every", "keep_last"),
 )
 NOT_BUILT: dict[str, Any] = {  # refused unless they are what they have always been
-    "mixture": (),
-    "pack": "stream",
-    "max_tokens": None,
-    "batch_ramp_tokens": 0,
-    "on_outlier": "keep",
-    "recompute": "none",
-    "compile": "auto",
     "fp8": False,
-    "dp_replicate": 1,
-    "dp_shard": None,
-    "tp": 1,
-    "tensorboard": False,
-    "wandb": None,
 }
 
 
@@ -67,7 +58,7 @@ class TrainConfig:
     data: str = setting("", "a folder made by gpt2 prepare, or nanoGPT's train.bin and val.bin")
     mixture: tuple[str, ...] = setting((), "train on FOLDER=WEIGHT,... instead; --data still gives val and tokenizer")
     pack: Literal["stream", "masked"] = setting(
-        "stream", "stream: windows run over documents' ends; masked: none sees another"
+        "stream", "stream: windows run over documents' ends; masked: no document sees another"
     )
     out: str = setting("", "the run's folder")
     init: str | None = setting(None, "continue from this model (folder or hub id) instead of random weights")
@@ -112,6 +103,8 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
+        for part in (self, self.optim, self.schedule):
+            check_finite(part)
         for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -135,17 +128,41 @@ class TrainConfig:
                 f"batch_tokens = {self.batch_tokens} holds no row of context_length = {self.model.context_length}; "
                 "raise the one or lower the other"
             )
+        if self.batch_ramp_tokens and not self.model.context_length <= self.batch_ramp_from <= self.batch_tokens:
+            raise UserError(
+                f"batch_ramp_from = {self.batch_ramp_from}: a growing batch starts with a row at least "
+                f"(context_length = {self.model.context_length}) and with batch_tokens = {self.batch_tokens} at most"
+            )
 
     @property
     def batch_rows(self) -> int:
-        """Rows of one optimizer step, over all ranks."""
+        """Rows of one optimizer step, over all ranks; with a growing batch, of the largest."""
         return self.batch_tokens // self.model.context_length
+
+    @cached_property
+    def ramp(self) -> Ramp:
+        """Rows and tokens of every step."""
+        length = self.model.context_length
+        first = self.batch_ramp_from // length if self.batch_ramp_tokens else 0
+        return Ramp(self.batch_rows, length, first, self.batch_ramp_tokens)
+
+    def rate_at(self, step: int) -> float:
+        """Share of the full learning rate in this step of a run whose length is known."""
+        assert self.max_steps is not None
+        return rate_factor(self.schedule, step, self.max_steps, self.ramp)
 
     def length_at(self, step: int) -> int:
         """Tokens of a row in this step: the context, or less in the first part of a run with `short_length`."""
         if self.short_length is None or self.max_steps is None or step >= self.short_fraction * self.max_steps:
             return self.model.context_length
         return self.short_length
+
+
+def check_finite(config: Any) -> None:
+    """No setting is `nan` or `inf`: comparisons would let them through, and training would not."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name} = {value}: must be a finite number")
 
 
 def compose(path: str | Path | None = None, flags: Sequence[str] = (), **changes: Any) -> TrainConfig:

@@ -9,40 +9,48 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from gpt2.model.sizes import activation_bytes, training_bytes
+from gpt2.model.memory import Pass, micro_batch
 from gpt2.train.config import TrainConfig
 from gpt2.train.loop import Run, take_step
 
-MEMORY_SHARE = 0.6  # of what is free, for a step's activations
+MEMORY_SHARE = 0.9  # of what is free: the memory model is within 10 % of what is measured
 SAFETY = 0.96  # of a time budget: machines drift
 MEASURE_SECONDS = 2.0
 
 
-def decide_micro_batch(config: TrainConfig, free_bytes: int) -> int:
-    """The most rows whose activations fit the free memory, evened out over the micro-steps of a batch."""
+def decide_micro_batch(config: TrainConfig, free_bytes: int, rows: int | None = None) -> int:
+    """The most of a process's `rows` a step (all of them, if alone) that fit the free memory, in even micro-steps."""
+    rows = config.batch_rows if rows is None else rows
     if config.micro_batch_size is not None:
-        return min(config.micro_batch_size, config.batch_rows)
-    fixed = training_bytes(config.model, 0, config.dtype).total
-    row = activation_bytes(config.model, 1, config.dtype)
-    room = max(1, int((free_bytes - fixed) * MEMORY_SHARE / row))
-    micro_steps = math.ceil(config.batch_rows / room)
-    return math.ceil(config.batch_rows / micro_steps)
+        return min(config.micro_batch_size, rows)
+    device = "cuda" if config.device.startswith("cuda") else "cpu"
+    step = Pass(1, 0, config.dtype, device, config.recompute)
+    room = int(free_bytes * MEMORY_SHARE)
+    return micro_batch(config.model, step, config.optim.optimizer, rows, room, config.async_save)
 
 
 def decide_steps(config: TrainConfig, tokens_per_epoch: int, measure: Callable[[], float]) -> int:
-    """max_steps as given, else by the clock (`measure` returns seconds a step), else by epochs."""
+    """max_steps as given, else by tokens, by the clock (`measure` returns seconds of a full step), or by epochs."""
     if config.max_steps is not None:
         return config.max_steps
+    if config.max_tokens is not None:
+        return max(1, config.ramp.steps_for(config.max_tokens))
     if config.max_seconds is None:
-        return max(1, round(config.epochs * tokens_per_epoch / (config.batch_rows * config.model.context_length)))
+        return max(1, config.ramp.nearest_step(config.epochs * tokens_per_epoch))
     begin = time.perf_counter()
-    seconds = measure()
+    per_token = measure() / (config.batch_rows * config.model.context_length)
     left = config.max_seconds * SAFETY - (time.perf_counter() - begin)
-    evaluation = config.eval_tokens / config.batch_tokens * seconds / 3  # forward only
+    evaluation = config.eval_tokens * per_token / 3  # forward only
     if config.eval_every:
-        return max(1, int(left / (seconds + evaluation / config.eval_every)))
+        per_token += evaluation / (config.eval_every * config.batch_rows * config.model.context_length)
+        return whole_steps(config, left / per_token)
     # By default a tenth of the run apart; the last one, over all of the split, comes after the clock.
-    return max(1, int((left - 9 * evaluation) / seconds))
+    return whole_steps(config, (left - 9 * evaluation) / per_token)
+
+
+def whole_steps(config: TrainConfig, tokens: float) -> int:
+    """Steps that have no more than so many tokens, but one at least."""
+    return max(1, config.ramp.steps_for(math.floor(tokens) + 1) - 1)
 
 
 def decide_rhythm(config: TrainConfig, max_steps: int) -> TrainConfig:
@@ -58,10 +66,14 @@ def decide_rhythm(config: TrainConfig, max_steps: int) -> TrainConfig:
 
 
 def seconds_per_step(run: Run, config: TrainConfig) -> float:
-    """Time of a real step, each length of rows by its share, on a run that is thrown away."""
+    """Time of a full batch's step, each length of rows by its share, on a run that is thrown away."""
+
+    def timed(step: int) -> float:
+        return time_steps(run, step) * config.batch_rows / config.ramp.rows_at(step)
+
     share = config.short_fraction if config.short_length else 0.0
-    full = time_steps(run, run.max_steps - 1)
-    return full if share == 0.0 else share * time_steps(run, 0) + (1 - share) * full
+    full = timed(run.max_steps - 1)
+    return full if share == 0.0 else share * timed(0) + (1 - share) * full
 
 
 def time_steps(run: Run, step: int) -> float:
@@ -73,7 +85,7 @@ def time_steps(run: Run, step: int) -> float:
     take_step(run)
     times: list[float] = []
     begin = time.perf_counter()
-    while len(times) < 8 or (time.perf_counter() - begin < MEASURE_SECONDS and len(times) < 50):
+    while run.ranks.any(len(times) < 8 or (time.perf_counter() - begin < MEASURE_SECONDS and len(times) < 50)):
         times.append(take_step(run).seconds)
     return statistics.quantiles(times, n=4)[0]
 
