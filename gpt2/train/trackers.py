@@ -162,7 +162,7 @@ def hush(package: str) -> None:
 
 
 class WeightsAndBiases:
-    """One run of the project, resumed under the same id; steps that it has had already are not sent twice."""
+    """One run of the project, resumed under the same id; steps that it has had in full are not sent again."""
 
     def __init__(self, config: TrainConfig, reached: int) -> None:
         import wandb
@@ -189,7 +189,7 @@ class WeightsAndBiases:
         return f"offline; send it later with: wandb sync {quote(str(Path(self.run.dir).parent))}"
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        if step <= self.reached:
+        if step < self.reached:  # of the last step itself a kill may have left out a part
             return
         items = flatten(values).items()
         shown = {name: self.wrap(f"<pre>{html.escape(v)}</pre>") if isinstance(v, str) else v for name, v in items}

