@@ -160,6 +160,7 @@ def dump_toml(tree: Mapping[str, Any], prefix: str = "") -> str:
 
 
 _NO = object()
+LARGEST = sys.float_info.max
 _WORDS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False, "1": True, "0": False}
 _SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9}
 
@@ -189,7 +190,7 @@ def _convert_one(value: Any, member: Any) -> Any:
 
 
 def _number(value: Any, member: type) -> Any:
-    """Numbers as people write them: 1e6, 1_000_000, 500k, 300M."""
+    """Finite numbers as people write them: 1e6, 1_000_000, 500k, 300M."""
     if isinstance(value, bool):
         return _NO
     if isinstance(value, str):
@@ -202,8 +203,10 @@ def _number(value: Any, member: type) -> Any:
             return _NO
     if not isinstance(value, (int, float)):
         return _NO
+    if value != value or not -LARGEST <= value <= LARGEST:
+        return _NO  # no setting is infinite, and comparisons let NaN through
     if member is int:
-        return int(value) if value == value and abs(value) != float("inf") and value == int(value) else _NO
+        return int(value) if value == int(value) else _NO
     return float(value)
 
 

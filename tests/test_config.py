@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -107,6 +108,9 @@ def test_the_outer_setting_goes_before_a_table_s_own_of_the_same_name() -> None:
         ({"model": 3}, "'model' is a table"),
         ({"learning_rate": True}, "a number"),
         ({"betas": [0.9, "x"]}, "a list"),
+        ({"learning_rate": math.nan}, "a number"),
+        ({"learning_rate": "inf"}, "a number"),
+        ({"learning_rate": 10**400}, "a number"),
     ],
 )
 def test_wrong_file_is_named(tree: dict[str, object], message: str) -> None:
