@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -103,8 +102,6 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        for part in (self, self.optim, self.schedule):
-            check_finite(part)
         for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -156,13 +153,6 @@ class TrainConfig:
         if self.short_length is None or self.max_steps is None or step >= self.short_fraction * self.max_steps:
             return self.model.context_length
         return self.short_length
-
-
-def check_finite(config: Any) -> None:
-    """No setting is `nan` or `inf`: comparisons would let them through, and training would not."""
-    for name, value in vars(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name} = {value}: must be a finite number")
 
 
 def compose(path: str | Path | None = None, flags: Sequence[str] = (), **changes: Any) -> TrainConfig:

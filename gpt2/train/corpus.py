@@ -27,8 +27,8 @@ class Corpus:
     parts: tuple[Part, ...] = ()
 
     def training(self) -> dict[str, Split]:
-        """Every text that is trained on, by name."""
-        return {part.name: part.split for part in self.parts} or {"train": self.train}
+        """Every text that is trained on, by what a message calls it."""
+        return {f"the text {part.name}": part.split for part in self.parts} or {"train": self.train}
 
     def rows(self, config: TrainConfig, ranks: Ranks = ALONE) -> Loader | Mixture:
         """The training rows from their start, dealt out to the ranks."""
