@@ -65,35 +65,39 @@ def command(
     """
     if not 0 < flags["mfu"] <= 1:
         raise UserError(f"--mfu {flags['mfu']}: a share of the peak, above 0 and at most 1")
-    config, preset = read_settings(words)
+    if not words or words[0].startswith("-"):
+        raise UserError("name a CONFIG.toml or a PRESET first, as: gpt2 plan gpt2-124m; see gpt2 plan --help")
+    config, preset, grow = read_settings(words)
     devices = remote(gpus or 1, gpu or "h100") if gpus or gpu else here(config)
     if flags["price"] is not None:
         devices = replace(devices, price=flags["price"], source="--price")
     from gpt2.train.forecast import forecast
 
     tokens = tokens_of(config, preset, flags["tokens"])
-    report = {"name": preset or words[0]} | forecast(config, devices, tokens, flags["mfu"], mesh, flags["recompute"])
+    found = forecast(config, devices, tokens, flags["mfu"], mesh, flags["recompute"], grow)
+    report = {"name": preset or words[0], **found}
     click.echo(json.dumps(report) if as_json else render(report))
 
 
-def read_settings(words: Sequence[str]) -> tuple[TrainConfig, str | None]:
-    """The run's settings, and the preset's name where one was named in the first place."""
+def read_settings(words: Sequence[str]) -> tuple[TrainConfig, str | None, bool]:
+    """The run's settings; the preset's name if that was named; whether the batch is the published one."""
+    from gpt2.config import parse_flags
     from gpt2.model.presets import PRESETS
     from gpt2.model.sizes import PUBLISHED_ROWS
-    from gpt2.train.config import FROM_DATA, compose
+    from gpt2.train.config import FROM_DATA, TrainConfig, compose
 
-    first = words[0] if words and not words[0].startswith("-") else None
-    flags = list(words[1:] if first else words)
-    preset = first if first is not None and not first.endswith(".toml") else None
+    first, flags = words[0], list(words[1:])
+    preset = None if first.endswith(".toml") else first
+    published = preset in PUBLISHED_ROWS and "batch_tokens" not in parse_flags(TrainConfig, flags)
     if preset is not None:
         flags += ["--preset", preset]
-        if preset in PUBLISHED_ROWS:
-            flags = ["--batch_tokens", str(PUBLISHED_ROWS[preset] * PRESETS[preset].context_length), *flags]
+        if published:
+            flags += ["--batch_tokens", str(PUBLISHED_ROWS[preset] * PRESETS[preset].context_length)]
     config = compose(None if preset else first, flags)
     if config.model.vocab_size == FROM_DATA:
         config = replace(config, model=replace(config.model, vocab_size=vocabulary(config)))
     config.check_rows()
-    return config, preset
+    return config, preset, published
 
 
 def vocabulary(config: TrainConfig) -> int:
@@ -190,7 +194,7 @@ def _time(report: dict[str, Any]) -> str:
     time, devices = report["time"], report["devices"]
     rows = {
         "tokens": f"{time['tokens']:,} in {time['steps']:,} steps, {time['flops']:.3g} FLOPs",
-        "step": f"{_seconds(time['step_seconds'])} at {time['mfu']:.0%} of {devices['peak'] / 1e12:,.3g} TFLOP/s each",
+        "step": f"{_seconds(time['step_seconds'])} at {time['mfu']:.0%} of {_flops(devices['peak'])}",
         "speed": f"{time['tokens_per_second']:,.0f} tokens/s",
         "in all": f"{_seconds(time['days'] * DAY)}, {time['device_hours']:,.0f} device-hours",
         "cost": "not known: name a --price"
@@ -221,6 +225,11 @@ def _mesh(layout: dict[str, Any]) -> str:
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:,.2f}"
+
+
+def _flops(speed: float) -> str:
+    size, unit = (1e12, "TFLOP/s") if speed >= 1e12 else (1e9, "GFLOP/s")
+    return f"{speed / size:,.4g} {unit} a device"
 
 
 def _seconds(seconds: float) -> str:

@@ -8,7 +8,7 @@ first, and a plan checks its choice with the second.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -134,12 +134,12 @@ def widest(job: Job, mesh: MeshSizes, recompute: Recompute, rows: int | None = N
     return layout if layout.rows and job.fits(layout) else None
 
 
-def propose(job: Job, recompute: Recompute | None = None, rows: int | None = None) -> Layout | None:
-    """The least tensor parallelism that fits, then the least recomputation, then the least sharding; the rest of the
-    devices hold copies. None if nothing fits.
+def propose(job: Job, levels: Sequence[Recompute] = RECOMPUTE, rows: int | None = None) -> Layout | None:
+    """The least tensor parallelism that fits, then the least recomputation of `levels`, then the least sharding; the
+    rest of the devices hold copies. None if nothing fits.
     """
     for tp in tensor_parallel(job):
-        for level in [recompute] if recompute else RECOMPUTE:
+        for level in levels:
             for shard in divisors(job.devices // tp):
                 mesh = MeshSizes(job.devices // tp // shard, shard, tp)
                 found = widest(job, mesh, level, rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gpt2.model.config import GPTConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -64,49 +62,6 @@ def forward_flops_per_token(config: GPTConfig, length: int | None = None) -> flo
 def kv_cache_bytes(config: GPTConfig, tokens: int, dtype: str = "float32") -> int:
     """Keys and values of `tokens` tokens in every layer."""
     return 2 * config.n_layer * config.attention_width * tokens * BYTES[dtype]
-
-
-@dataclass(frozen=True)
-class TrainingBytes:
-    """What one training step holds on one device, in bytes."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
-def training_bytes(
-    config: GPTConfig, micro_batch_size: int, dtype: str = "bfloat16", length: int | None = None
-) -> TrainingBytes:
-    """Weights and gradients in `dtype`; AdamW's two moments, and masters if `dtype` is short, in float32."""
-    count = parameters(config)
-    masters = 4 * count if dtype != "float32" else 0
-    return TrainingBytes(
-        weights=count * BYTES[dtype],
-        gradients=count * BYTES[dtype],
-        optimizer=8 * count + masters,
-        activations=activation_bytes(config, micro_batch_size, dtype, length),
-    )
-
-
-def activation_bytes(
-    config: GPTConfig, micro_batch_size: int, dtype: str = "bfloat16", length: int | None = None
-) -> int:
-    """What forward keeps for backward: per token and layer 6 C + 4 A + 2 inner numbers, and the head's logits.
-
-    Attention's probabilities are not among them: SDPA recomputes them. (The processor's fused attention keeps them, for
-    rows of at most 512 tokens.)
-    """
-    tokens = micro_batch_size * (length or config.context_length)
-    per_layer = 6 * config.n_embd + 4 * config.attention_width + 2 * config.n_inner
-    body = tokens * (config.n_layer * per_layer + 2 * config.n_embd) * BYTES[dtype]
-    logits = tokens * config.padded_vocab_size * (BYTES[dtype] + 4 + 4)
-    return body + logits
 
 
 def _norm(config: GPTConfig) -> int:

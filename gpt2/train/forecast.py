@@ -38,13 +38,24 @@ def forecast(
     mfu: float,
     mesh: str | None = None,
     recompute: Recompute | None = None,
+    grow: bool = False,
 ) -> dict[str, Any]:
-    """Everything that `gpt2 plan` shows, in plain types: bytes, seconds, FLOPs, dollars."""
+    """Everything that `gpt2 plan` shows, in plain types: bytes, seconds, FLOPs, dollars.
+
+    `mesh` is as --mesh has it; `recompute` None: the least that fits; `grow`: the batch may be made larger until it can
+    be dealt out evenly.
+    """
     job = job_of(config, devices)
-    level = recompute or (config.recompute if devices.count == 1 or config.recompute != "none" else None)
-    proposed = estimate.propose(job, level, config.micro_batch_size)
-    layout = asked(job, mesh, config, level) or proposed or tightest(job, level, config.micro_batch_size)
-    levels = {name: job.bytes(replace(layout, recompute=name)) for name in RECOMPUTE}
+    shape = asked(job, mesh, config)
+    if grow:
+        job = replace(job, batch_rows=shareable(job, shape))
+    levels = levels_of(config, recompute)
+    proposed = estimate.propose(job, levels, config.micro_batch_size)
+    if shape is not None:
+        layout = on_mesh(job, shape, levels, config.micro_batch_size)
+    else:
+        layout = proposed or tightest(job, levels, config.micro_batch_size)
+    needed = {name: job.bytes(replace(layout, recompute=name)) for name in RECOMPUTE}
     return {
         "config": asdict(config.model),
         "parameters": sizes.parameters(config.model),
@@ -56,8 +67,8 @@ def forecast(
         **described(layout),
         "micro_steps": -(-job.rows_of(layout.mesh) // layout.rows),
         "room": job.room,
-        "bytes": {name: vars(found) | {"total": found.total} for name, found in levels.items()},
-        "fits": {name: found.total <= job.room for name, found in levels.items()},
+        "bytes": {name: vars(found) | {"total": found.total} for name, found in needed.items()},
+        "fits": {name: found.total <= job.room for name, found in needed.items()},
         "held": counted(job, layout),
         "time": time_of(job, layout, devices, tokens, mfu),
         "proposed": described(proposed) | {"reason": estimate.reason(job, proposed)} if proposed else None,
@@ -66,7 +77,6 @@ def forecast(
 
 def job_of(config: TrainConfig, devices: Devices) -> Job:
     """The settings as the estimate wants them."""
-
     known = next((gpu for gpu in GPUS if gpu.name == devices.name), None)
     if known is not None:
         dtype = ("bfloat16" if known.has_bfloat16 else "float16") if config.dtype == "auto" else config.dtype
@@ -85,9 +95,15 @@ def job_of(config: TrainConfig, devices: Devices) -> Job:
     )
 
 
-def asked(job: Job, mesh: str | None, config: TrainConfig, level: Recompute | None) -> Layout | None:
-    """The mesh that --mesh or the settings name, with the most rows that fit (or one row, if not even that does)."""
+def levels_of(config: TrainConfig, recompute: Recompute | None) -> list[Recompute]:
+    """The levels of recomputation to choose from, the least first."""
+    if recompute is not None:
+        return [recompute]
+    return list(RECOMPUTE) if config.recompute == "none" else [config.recompute]
 
+
+def asked(job: Job, mesh: str | None, config: TrainConfig) -> MeshSizes | None:
+    """The mesh that --mesh or the settings name; None if they leave it to us."""
     if mesh is not None:
         given = parse_mesh(mesh)
     elif (config.dp_replicate, config.dp_shard, config.tp) != (1, None, 1):
@@ -96,13 +112,30 @@ def asked(job: Job, mesh: str | None, config: TrainConfig, level: Recompute | No
         return None
     shape = mesh_sizes(job.devices, *given)
     check_model(shape, job.model)
+    return shape
+
+
+def shareable(job: Job, shape: MeshSizes | None) -> int:
+    """The batch's rows, or so many more that the processes which read rows can have equal shares."""
+    readers = [shape.data_size] if shape else [job.devices // tp for tp in tensor_parallel(job)]
+    if any(job.batch_rows % count == 0 for count in readers):
+        return job.batch_rows
+    return -(-job.batch_rows // min(readers)) * min(readers)
+
+
+def on_mesh(job: Job, shape: MeshSizes, levels: list[Recompute], rows: int | None) -> Layout:
+    """The mesh with the least recomputation that fits and the most rows; if none fits, what holds least."""
     if job.rows_of(shape) == 0:
-        raise UserError(
-            f"a batch of {job.batch_rows:,} rows cannot be shared evenly by {shape.data_size:,} processes that read "
-            "rows; change --batch_tokens or the mesh"
-        )
-    return widest(job, shape, level or "none", config.micro_batch_size) or Layout(
-        shape, config.micro_batch_size or 1, level or "none"
+        raise uneven(job, shape.data_size)
+    found = (widest(job, shape, level, rows) for level in levels)
+    return next(filter(None, found), None) or Layout(shape, min(rows or 1, job.rows_of(shape)), levels[-1])
+
+
+def uneven(job: Job, readers: int) -> UserError:
+    """That a batch cannot be dealt out."""
+    return UserError(
+        f"a batch of {job.batch_rows:,} rows cannot be shared evenly by {readers:,} processes; change --batch_tokens "
+        f"({-(-job.batch_rows // readers) * readers * job.model.context_length:,} would do), --gpus or --mesh"
     )
 
 
@@ -114,17 +147,13 @@ def parse_mesh(text: str) -> tuple[int, int | None, int]:
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
-def tightest(job: Job, level: Recompute | None, rows: int | None) -> Layout:
+def tightest(job: Job, levels: list[Recompute], rows: int | None) -> Layout:
     """What holds least in one process, for a report that says by how much it does not fit."""
-
     for tp in reversed(tensor_parallel(job)):
         mesh = MeshSizes(1, job.devices // tp, tp)
         if job.rows_of(mesh):
-            return Layout(mesh, min(rows or 1, job.rows_of(mesh)), level or "full")
-    raise UserError(
-        f"a batch of {job.batch_rows:,} rows cannot be shared evenly by {job.devices:,} devices; "
-        "change --batch_tokens or --gpus"
-    )
+            return Layout(mesh, min(rows or 1, job.rows_of(mesh)), levels[-1])
+    raise uneven(job, job.devices // tensor_parallel(job)[-1])
 
 
 def described(layout: Layout) -> dict[str, Any]:
@@ -134,7 +163,6 @@ def described(layout: Layout) -> dict[str, Any]:
 
 def counted(job: Job, layout: Layout) -> dict[str, Any]:
     """Parameters that the fullest process holds: computed, and on a mesh counted on the sharded model itself."""
-
     if layout.mesh.world_size == 1:
         return {"computed": whole(job.model).all, "counted": None}
     return {"computed": shares(job.model, layout.mesh).all, "counted": shards(job.model, layout.mesh).all}
@@ -142,7 +170,6 @@ def counted(job: Job, layout: Layout) -> dict[str, Any]:
 
 def time_of(job: Job, layout: Layout, devices: Devices, tokens: int, mfu: float) -> dict[str, Any]:
     """Seconds, days, dollars; and how fast the network must be so that it does not add to the time."""
-
     step = step_seconds(job, devices.peak, mfu)
     steps = -(-tokens // job.batch_tokens)
     hours = steps * step * devices.count / HOUR

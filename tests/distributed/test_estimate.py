@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gpt2.distributed.estimate import (
@@ -37,7 +39,7 @@ def test_a_published_size_on_a_published_number_of_processes() -> None:
     assert shares(PRESETS["gpt3-xl"], mesh) == shards(PRESETS["gpt3-xl"], mesh)
 
 
-def job(name: str, devices: int, memory: float = 80e9, **changes: object) -> Job:
+def job(name: str, devices: int, memory: float = 80e9, **changes: Any) -> Job:
     return Job(**({"model": PRESETS[name], "devices": devices, "device": "cuda", "memory": int(memory),
                    "batch_rows": 512} | changes))  # type: ignore[arg-type]  # fmt: skip
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
-from gpt2.model.memory import Pass, activation_bytes, kept_block_bytes, micro_batch, most_rows, training_bytes
+from gpt2.model.memory import Pass, activation_bytes, kept_block_bytes, micro_batch, most_rows, training_bytes, whole
 from gpt2.model.presets import PRESETS
 from gpt2.train import validate
 
@@ -40,10 +41,23 @@ def kept(config: GPTConfig, step: Pass) -> int:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("length", [64, 600])  # attention keeps its probabilities, or makes them again
 @pytest.mark.parametrize("changes", [{}, {"head_dim": 24}, {"n_inner": 96, "bias": False}])
-def test_activations_are_what_autograd_keeps(dtype: str, length: int, changes: dict[str, object]) -> None:
-    base = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 1000, "context_length": length}
+def test_activations_are_what_autograd_keeps(dtype: str, length: int, changes: dict[str, Any]) -> None:
+    base: dict[str, Any] = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 1000, "context_length": length}
     config, step = GPTConfig(**(base | changes)), Pass(2, length, dtype)
     assert activation_bytes(config, step) == pytest.approx(kept(config, step), rel=0.01)
+
+
+def test_states_are_so_many_bytes_a_parameter() -> None:
+    config, step = PRESETS["gpt2-124m"], Pass(4, dtype="float32")
+    count = whole(config).all
+    held = training_bytes(config, step)
+    assert held.weights + held.gradients + held.optimizer == 16 * count
+    assert held.total == sum(vars(held).values()) and held.saving == 0
+    short = training_bytes(config, replace(step, dtype="bfloat16", micro_steps=2), saving=True)
+    assert short.weights + short.gradients + short.optimizer >= 18 * count
+    assert short.saving == 16 * count
+    hidden = whole(config).hidden
+    assert training_bytes(config, step, "muon").optimizer == held.optimizer - 4 * hidden
 
 
 def test_recomputation_and_tensor_parallelism_keep_less() -> None:
@@ -115,7 +129,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's account of a process's peak")
 def test_a_training_process_holds_what_is_predicted() -> None:
-    shape = {"n_layer": 4, "n_head": 4, "n_embd": 256, "vocab_size": 8000, "context_length": 128}
+    shape: dict[str, Any] = {"n_layer": 4, "n_head": 4, "n_embd": 256, "vocab_size": 8000, "context_length": 128}
     done = subprocess.run([sys.executable, "-c", CHILD, json.dumps(shape)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     guess = training_bytes(GPTConfig(**shape), Pass(16, dtype="float32"))

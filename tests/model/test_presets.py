@@ -71,13 +71,6 @@ def test_a_cached_token_of_124m_takes_72_kib() -> None:
     assert sizes.kv_cache_bytes(GPTConfig(), 10, "bfloat16") == 10 * 2 * 12 * 768 * 2
 
 
-def test_training_in_float32_holds_sixteen_bytes_a_parameter_and_activations() -> None:
-    held = sizes.training_bytes(GPTConfig(), micro_batch_size=4, dtype="float32")
-    assert held.weights + held.gradients + held.optimizer == 16 * 124_439_808
-    assert held.total == held.weights + held.gradients + held.optimizer + held.activations
-    assert sizes.training_bytes(GPTConfig(), 8, "float32").activations == 2 * held.activations
-
-
 def test_a_preset_takes_changes_and_an_unknown_one_names_the_nearest() -> None:
     assert preset("gpt2-124m", vocab_size=300).vocab_size == 300
     assert preset("gpt2-124m", n_embd=384).head_dim == 32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -55,7 +57,7 @@ def test_published_batches_are_those_of_table_2_1() -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"bias": False}, {"tie_head": False, "head_bias": True}, {"head_dim": 24}, {"n_inner": 100}]
 )
-def test_parameters_and_what_memory_holds_are_those_of_the_model(changes: dict[str, object]) -> None:
+def test_parameters_and_what_memory_holds_are_those_of_the_model(changes: dict[str, Any]) -> None:
     config = GPTConfig(**{"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 70, "context_length": 8, **changes})
     with torch.device("meta"):
         model = GPT(config)
