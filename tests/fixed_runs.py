@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,7 +17,6 @@ from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
 from gpt2.train.loop import Batch, Run, TrainState
 from gpt2.train.optim import Optimizer
-from gpt2.train.pretrain import newton_schulz_dtype
 from gpt2.train.weights import Weights
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=32, context_length=16, vocab_size=50)
@@ -37,8 +37,11 @@ class Fixed:
     def next(self, step: int) -> Batch:
         return self.batch
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        pass
 
 
 class Table:
@@ -83,11 +86,12 @@ def make_run(
 ) -> Run:
     torch.manual_seed(0)
     weights = Weights(GPT(CONFIG), dtype)
+    short = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32  # of Muon's iteration
     if isinstance(ranks, ThreadRanks):
         weights.__class__, weights.ranks = SummedWeights, ranks
     return Run(
         weights=weights,
-        optimizer=Optimizer(weights.master, OptimConfig(optimizer=optimizer), newton_schulz_dtype(dtype)),  # type: ignore[arg-type]
+        optimizer=Optimizer(weights.master, OptimConfig(optimizer=optimizer), short),  # type: ignore[arg-type]
         batches=Fixed(ranks.data_rank, ranks.data_size),
         state=TrainState(),
         ranks=ranks,

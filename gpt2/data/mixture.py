@@ -46,7 +46,9 @@ class Mixture:
     any stretch, give or take a row, and the whole cursor is the credits and the parts' cursors.
     """
 
-    def __init__(self, parts: Sequence[Part], context_length: int, seed: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, parts: Sequence[Part], context_length: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.parts, self.context_length = list(parts), context_length
         self.rank, self.world_size = rank, world_size
         # Another order for each part: two of one length must not walk in step.

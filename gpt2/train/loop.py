@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,6 +51,8 @@ class Batches(Protocol):
     def next(self, step: int) -> Batch: ...
 
     def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def fit(run: Run, hooks: Sequence[Hook]) -> TrainState:
         run.state.elapsed += result.seconds
         run.state.skipped += result.skipped
         # Once a step and before the hooks: a signal that came between two of them would part the processes.
-        run.stopping = run.ranks.any(run.asked or run.stopping)
+        run.stopping = run.ranks.any(run.asked)
         for hook in hooks:
             hook(run, result)
     return run.state
@@ -176,7 +178,10 @@ def halve(run: Run) -> str:
     rows = run.micro_batch_size >> run.state.halvings
     if run.ranks.world_size > 1:
         # The others wait in this step's sums: they cannot be asked.
-        raise OutOfMemory(f"rank {run.ranks.rank}: out of memory with micro_batch_size = {rows}; set a smaller one")
+        raise OutOfMemory(
+            f"process {run.ranks.rank}: out of memory with micro_batch_size = {rows}; go on with --resume and a "
+            "smaller --micro_batch_size"
+        )
     if rows <= 1:
         raise OutOfMemory(
             f"out of memory on {run.device} with one row at a time; use a shorter context_length, a smaller model "

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from gpt2.model.memory import Pass, micro_batch
+from gpt2.model.memory import Pass, micro_batch, training_bytes
+from gpt2.runtime import say
 from gpt2.train.config import TrainConfig
 from gpt2.train.loop import Run, take_step
 
@@ -24,9 +25,15 @@ def decide_micro_batch(config: TrainConfig, free_bytes: int, rows: int | None = 
     if config.micro_batch_size is not None:
         return min(config.micro_batch_size, rows)
     device = "cuda" if config.device.startswith("cuda") else "cpu"
-    step = Pass(1, 0, config.dtype, device, config.recompute)
+    step, optimizer = Pass(1, 0, config.dtype, device, config.recompute), config.optim.optimizer
     room = int(free_bytes * MEMORY_SHARE)
-    return micro_batch(config.model, step, config.optim.optimizer, rows, room, config.async_save)
+    needed = training_bytes(config.model, step, optimizer, saving=config.async_save)
+    if needed.total - needed.base > room:
+        say(
+            f"memory may run out: one row at a time takes about {(needed.total - needed.base) / 1e9:.1f} GB, "
+            f"{free_bytes / 1e9:.1f} GB are free; --recompute full or a smaller model takes less"
+        )
+    return micro_batch(config.model, step, optimizer, rows, room, config.async_save)
 
 
 def decide_steps(config: TrainConfig, tokens_per_epoch: int, measure: Callable[[], float]) -> int:

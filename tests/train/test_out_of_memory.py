@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from fixed_runs import make_run
 from torch import Tensor
 
+from gpt2.distributed.ranks import Ranks
 from gpt2.errors import UserError
 from gpt2.train.config import TrainConfig
 from gpt2.train.hooks import Log
-from gpt2.train.loop import Run, StepResult, TrainState
+from gpt2.train.loop import Run, StepResult, TrainState, take_step
 from gpt2.train.metrics import read_metrics
 from gpt2.train.pretrain import pretrain, resume
 from gpt2.train.weights import Weights
@@ -91,6 +93,15 @@ def test_a_resumed_run_keeps_the_smaller_micro_batch(
     resumed = resume(tmp_path / "broken", quiet=True)
     assert resumed.state.halvings == 1
     assert trace(resumed.folder) == trace(whole.folder)
+
+
+def test_one_of_several_processes_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(4, ranks=Ranks(rank=1, world_size=2))
+    run_out_of_memory(monkeypatch, {1})
+    with pytest.raises(
+        UserError, match="process 1: out of memory with micro_batch_size = 4; go on with --resume and a"
+    ):
+        take_step(run)
 
 
 def test_five_rows_become_two_and_then_one_and_then_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
