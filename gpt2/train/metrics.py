@@ -61,9 +61,9 @@ class MetricsFile:
     def flush(self, path: Path) -> None:
         """Try to write what waits; says so when that begins to fail, and when it works again."""
         try:
-            if not path.exists() and self.failed_at is None:
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)  # the run's own folder, not the disk that it was on
                 say(f"{path}: has gone; a new one is begun")
-            path.parent.mkdir(exist_ok=True)  # the run's own folder, not the disk that it was on
             append(path, "".join(self.waiting).encode("utf-8"))
         except OSError as error:
             if self.failed_at is None:
