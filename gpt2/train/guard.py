@@ -30,6 +30,7 @@ class Leap(BadStep):
 class Habits:
     """What steps of this run look like; saved with it, so that a resumed run decides the same."""
 
+    row_length: int = 0  # tokens of the rows that the means are of
     watched: int = 0  # steps in the means
     loss_mean: float = 0.0
     loss_variance: float = 0.0
@@ -37,6 +38,12 @@ class Habits:
     norm_variance: float = 0.0
     skipped: int = 0  # steps not taken, over the whole run: leaps, no numbers, float16 overflows
     bad_in_a_row: int = 0  # steps just before this one without a number
+
+    def expect(self, row_length: int) -> None:
+        """Begin new means where rows grow: their losses and gradients are others."""
+        if row_length != self.row_length:
+            self.row_length, self.watched = row_length, 0
+            self.loss_mean = self.loss_variance = self.norm_mean = self.norm_variance = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Guard:
 
         A single one hardly moves them; if all steps from now on are higher, the deviation grows until they pass.
         """
-        newest = max(NEWEST, 1.0 / (habits.watched + 1))
+        newest = max(NEWEST, 1.0 / (habits.watched + 1))  # the first step is all of the mean
         known = habits.watched >= FIRST_WATCHED
         habits.loss_mean, habits.loss_variance = self._moved(
             habits.loss_mean, habits.loss_variance, loss, newest, known

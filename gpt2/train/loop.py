@@ -126,6 +126,7 @@ def take_step(run: Run) -> StepResult:
     factor = run.rate(run.state.step)
     lowest_scale = weights.loss_scale == 1.0  # where a float16 overflow has no excuse left
     taken = weights.accept(norm)
+    run.state.expect(batch.inputs.size(1))
     if taken or lowest_scale:
         leap = run.guard.look(run.state, mean, norm, step)
         taken, note = taken and not leap, note or (leap and f"skipped: {leap}")

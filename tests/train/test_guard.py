@@ -63,6 +63,17 @@ def test_a_level_that_stays_is_accepted_after_a_few_steps() -> None:
     assert sum(map(bool, verdicts)) < 15
 
 
+def test_longer_rows_begin_new_means() -> None:
+    habits = Habits()
+    habits.expect(64)
+    judge(SKIP, habits, usual(200))
+    habits.expect(64)
+    assert habits.watched == 200
+    habits.expect(256)
+    assert judge(SKIP, habits, [(9.0, 3.0)] * FIRST_WATCHED) == [""] * FIRST_WATCHED
+    assert habits.loss_mean == pytest.approx(9.0) and habits.norm_mean == pytest.approx(3.0)
+
+
 def test_no_numbers_stop_the_run_unless_they_are_skipped_and_even_then_not_for_ever() -> None:
     for guard in (Guard("keep"), Guard("stop")):
         with pytest.raises(NonFiniteLoss, match="step 1: the loss is nan"):
@@ -93,7 +104,8 @@ def test_a_resumed_run_decides_the_same(cut: int) -> None:
 def test_a_skipped_step_leaves_weights_and_optimizer_alone_and_counts() -> None:
     run = make_run()
     run.guard = SKIP
-    run.state.watched, run.state.loss_mean, run.state.norm_mean = FIRST_WATCHED, 1e-3, 1e9  # so 3.9 is a leap
+    run.state.row_length, run.state.watched = 16, FIRST_WATCHED
+    run.state.loss_mean, run.state.norm_mean = 1e-3, 1e9  # so 3.9 is a leap
     before = [p.clone() for p in run.weights.parameters]
     found: list[Any] = []
     run.max_steps = 1
