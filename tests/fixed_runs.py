@@ -43,6 +43,9 @@ class Fixed:
     def load(self, state: Mapping[str, Any]) -> None:
         pass
 
+    def epochs(self) -> dict[str, float]:
+        return {}
+
 
 class Table:
     """Where threads that play ranks meet: each puts a value down and takes all of them."""

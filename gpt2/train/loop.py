@@ -54,6 +54,8 @@ class Batches(Protocol):
 
     def load(self, state: Mapping[str, Any]) -> None: ...
 
+    def epochs(self) -> dict[str, float]: ...
+
 
 @dataclass(frozen=True)
 class StepResult:
