@@ -10,12 +10,10 @@ import torch
 
 from gpt2.checkpoint.find import point
 from gpt2.checkpoint.train_state import STATE, WEIGHTS, clean, newest_good_step, read_numbers, step_name
-from gpt2.data.loader import Loader
 from gpt2.data.shards import Split
 from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
 from gpt2.runtime import say, seed_everything
-from gpt2.train.batches import LoaderBatches
 from gpt2.train.config import TrainConfig
 from gpt2.train.corpus import Corpus
 from gpt2.train.loop import Run, TrainState
@@ -32,7 +30,7 @@ def find_step(out: Path, ranks: Ranks = ALONE) -> Path | None:
     if ranks.is_main:
         clean(out)
         step = newest_good_step(out)
-    return ranks.share(step) if ranks.world_size > 1 else step
+    return ranks.share(step)
 
 
 def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
@@ -50,8 +48,7 @@ def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
     run.weights.loss_scale, run.weights.good_steps = numbers["loss_scale"], numbers["good_steps"]
     run.weights.publish()
     run.state = TrainState(**numbers["state"])
-    loader = Loader(corpus.train, config.model.context_length, config.seed, state=numbers["cursor"])
-    run.batches = LoaderBatches(loader, config)
+    run.batches.load(numbers["cursor"])
     restore_dice(run, config, step)
     if run.ranks.is_main:
         point_best(step.parent, run.state.best_step)
@@ -59,14 +56,14 @@ def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
 
 
 def restore_dice(run: Run, config: TrainConfig, step: Path) -> None:
-    """This process's random numbers, or new ones where there were fewer processes."""
+    """The random numbers of this process's rows, or new ones where there were fewer groups of rows."""
     from gpt2.checkpoint import sharded
 
-    dice = sharded.load_whole(step / STATE, f"rng.{run.ranks.rank}.")
+    dice = sharded.load_whole(step / STATE, f"rng.{run.ranks.data_rank}.")
     if dice:
         restore_random(dice, run.device)
     else:
-        seed_everything(config.seed + run.state.step * run.ranks.world_size + run.ranks.rank)
+        seed_everything(config.seed + run.state.step * run.ranks.data_size + run.ranks.data_rank)
 
 
 def point_best(out: Path, best_step: int) -> None:
@@ -87,7 +84,7 @@ def identity(corpus: Corpus) -> dict[str, Any]:
     """What a run reads, so that it is not resumed with anything else."""
     meta, tokenizer = corpus.train.meta, corpus.tokenizer
     return {
-        "train": split_hash(corpus.train),
+        **{name: split_hash(split) for name, split in corpus.training().items()},
         "val": split_hash(corpus.val),
         "tokenizer": tokenizer.hash if tokenizer else meta.tokenizer_hash,
     }
@@ -105,7 +102,7 @@ def split_hash(split: Split) -> str:
 def refuse_other_data(step: Path, before: dict[str, Any], now: dict[str, Any], data: str) -> None:
     """UserError that names what has changed."""
     words = {"train": "the training text", "val": "the held-out text", "tokenizer": "the tokenizer"}
-    changed = [words.get(name, name) for name in now if before.get(name) != now[name]]
+    changed = [words.get(name, name) for name in now | before if before.get(name) != now.get(name)]
     if changed:
         raise UserError(
             f"{data}: {' and '.join(changed)} changed since {step} was written; prepare the data as it was, or start "

@@ -23,6 +23,7 @@ from gpt2.checkpoint.native import write_folder
 from gpt2.checkpoint.pieces import Pieces, pieces, snapshot
 from gpt2.checkpoint.together import Group, new_group, rank_in
 from gpt2.checkpoint.train_state import WEIGHTS, Step, prune, save_step
+from gpt2.distributed.ranks import ToldElsewhere
 from gpt2.errors import UserError
 from gpt2.runtime import say
 from gpt2.tokenizer.bpe import Tokenizer
@@ -92,8 +93,6 @@ class Save:
         error = self.thread.join()
         if isinstance(error, OSError):
             if rank_in(self.group) > 0:
-                from gpt2.distributed.ranks import ToldElsewhere
-
                 raise ToldElsewhere("the main process says why") from error
             raise UserError(f"step {self.latest}: {disk_error(error)}; {last_good(self.folder)}") from error
         if error is not None:
@@ -118,14 +117,24 @@ class Save:
     def write(self, step: Step, improved: bool) -> None:
         """The thread's part. Only the first process makes and removes anything beside its own tensors."""
         main = rank_in(self.group) == 0
-        if main and not (self.folder / "config.toml").exists():
-            say(f"{self.folder}: vanished; it is made anew")
-            write_settings(self.folder, self.config)
-        folder = save_step(self.folder, step, self.group)
+        folder = self.write_step(step, main)
         if main:
             if improved:
                 point(self.folder / "best", folder)
             prune(self.folder, self.config.keep_last, {path for path in [follow(self.folder / "best")] if path})
+
+    def write_step(self, step: Step, main: bool) -> Path:
+        """Write the files; a folder that vanishes meanwhile is made anew, once. All processes see the same error."""
+        for last_try in (False, True):
+            if main and not (self.folder / "config.toml").exists():
+                say(f"{self.folder}: vanished; it is made anew")
+                write_settings(self.folder, self.config)
+            try:
+                return save_step(self.folder, step, self.group)
+            except OSError as error:
+                if last_try or "No such file" not in str(error):
+                    raise
+        raise AssertionError
 
     def numbers(self, run: Run) -> dict[str, Any]:
         """The part of a checkpoint that is a few numbers and names."""
@@ -157,7 +166,8 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
     """Everything of a run that is tensors, live, by names that do not depend on the number of processes."""
     weights = {WEIGHTS + name: tensor for name, tensor in run.weights.tensors().items()}
     optimizer = {OPTIMIZER + name: tensor for name, tensor in run.optimizer.tensors().items()}
-    dice = {f"rng.{run.ranks.rank}.{kind}": tensor for kind, tensor in random_tensors(run.device).items()}
+    group = run.ranks.data_rank  # tensor-parallel peers draw the same numbers
+    dice = {f"rng.{group}.{kind}": tensor for kind, tensor in random_tensors(run.device).items()}
     return weights | optimizer | dice
 
 
