@@ -106,9 +106,14 @@ def make_run(
     )
 
 
-def side_by_side(count: int, micro_batch_size: int, work: Callable[[Run], object]) -> list[object]:
+def side_by_side(
+    count: int, micro_batch_size: int, work: Callable[[Run], object], optimizer: str = "muon"
+) -> list[object]:
     """What `work` returns for each of `count` runs that train together, a thread each."""
     table = Table(count)
-    runs = [make_run(micro_batch_size, ranks=ThreadRanks(r, r, count, r, count, table)) for r in range(count)]
+    runs = [
+        make_run(micro_batch_size, optimizer=optimizer, ranks=ThreadRanks(r, r, count, r, count, table))
+        for r in range(count)
+    ]
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(work, runs))
