@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gpt2.kernels.blocks import GPU_HEAD_ROWS, HEAD_ROWS, QUERIES, STORED_ATTENTION
+from gpt2.kernels.blocks import GPU_HEAD_ROWS, HEAD_ROWS, STORED_ATTENTION
 from gpt2.model.config import GPTConfig
 from gpt2.model.sizes import BYTES, block_parameters, kernel_numbers
 
@@ -20,10 +20,12 @@ RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 MB = 10**6
 # A process before it holds a model: interpreter, torch, and on a processor numba with the compiled kernels; on a GPU
 # what CUDA's context and cuBLAS take beside torch's allocator.
-BASE = {"float32": 430 * MB, "bfloat16": 480 * MB, "float16": 430 * MB}
+BASE = {"float32": 430 * MB, "bfloat16": 450 * MB, "float16": 430 * MB}
 CUDA_BASE = 900 * MB
 NCCL = 1500 * MB  # its buffers, where there are several processes
-HEAP = 1.10  # freed tensors of a few megabytes leave gaps in the processor's heap
+HEAP = 1.10  # freed tensors of a few megabytes leave gaps in a processor's heap
+TILE = 64  # columns of a tile of the processor's flash attention (kernels/flash.py)
+EVALUATED_ROWS = 256  # tokens whose logits exist at a time without gradient, on a processor
 EVAL_TOKENS = 16_384  # of one batch of an evaluation (train/validate.py)
 
 
@@ -112,7 +114,8 @@ def training_bytes(
     moment = largest_moment(config, step, optimizer, held, mesh)
     kept = min(activation_bytes(config, step), moment.rest)
     fixed = BASE[step.dtype] if step.device == "cpu" else CUDA_BASE + (NCCL if mesh else 0)
-    snapshot = 4 * held.all + moments + 4 * held.all if saving and step.device == "cpu" else 0
+    # A copy of masters and optimizer, and the model's matrices as its folder has them, transposed.
+    snapshot = 4 * held.all + moments + 4 * held.hidden if saving and step.device == "cpu" else 0
     return TrainingBytes(
         base=fixed,
         weights=4 * held.all + copies,
@@ -159,8 +162,14 @@ def largest_moment(config: GPTConfig, step: Pass, optimizer: str, held: Held, me
         Moment(sums + head.gradient, body + block + unit),
         Moment(sums + short, block + table + unit),
         Moment(max(sums, short), muon + (4 * held.hidden if muon and not sums else 0)),
-        Moment(sums, evaluation_bytes(config, step)),
     ]
+    evaluation = evaluation_bytes(config, step)
+    if step.fused and not mesh:
+        # Nothing that was freed goes back to the system there (kernels/allocator.py), and what stays cuts it up: an
+        # evaluation finds no room for its long tensors between a step's, nor a step's gradients among its activations.
+        together = max(m.rest for m in moments[:3]) + moments[3].rest + evaluation + head.always
+        return Moment(sums + short, together)
+    moments.append(Moment(sums, evaluation))
     moments = [Moment(m.gradients, _heap(step, m.rest) + head.always) for m in moments]
     return max(moments, key=lambda m: m.gradients + m.rest)
 
@@ -183,11 +192,16 @@ def kept_block_bytes(config: GPTConfig, step: Pass, recompute: Recompute = "none
     kept = tokens * numbers * step.size
     if recompute == "full":
         return kept
-    length = step.length or config.context_length
-    if step.fused and config.dropout == 0.0 and length <= STORED_ATTENTION:
-        return kept + tokens * heads * length * step.size * (recompute == "none")
+    if stores_attention(config, step):
+        return kept + tokens * heads * (step.length or config.context_length) * step.size * (recompute == "none")
     statistics = tokens * heads * 4 + (tokens * 4 * 4 if recompute == "none" else 0)  # of attention, and of two norms
     return kept + statistics + dropout_bytes(config, step)
+
+
+def stores_attention(config: GPTConfig, step: Pass) -> bool:
+    """Whether T x T probabilities are kept: on a processor in bfloat16, short rows of heads that no tile fits."""
+    short = (step.length or config.context_length) <= STORED_ATTENTION
+    return step.fused and config.dropout == 0.0 and short and config.head_dim % TILE != 0
 
 
 def dropout_bytes(config: GPTConfig, step: Pass) -> int:
@@ -205,9 +219,7 @@ def backward_block_bytes(config: GPTConfig, step: Pass) -> int:
     """What the backward pass of one block takes for itself: gradients on their way, and what it computes again."""
     c, a, f = config.n_embd, config.attention_width // step.tp, config.n_inner // step.tp
     tokens, length = _tokens(config, step), step.length or config.context_length
-    # Scores and their gradient, of all queries (whose scores are kept) or of a block of them.
-    seen = length if length <= STORED_ATTENTION else 2 * QUERIES
-    scores = config.n_head // step.tp * seen if step.fused and config.dropout == 0.0 else 0
+    scores = config.n_head // step.tp * length if stores_attention(config, step) else 0
     way = tokens * (2 * c + max(2 * f, 7 * a + scores)) * step.size
     again = 0 if step.recompute == "none" else kept_block_bytes(config, step)
     return way + again
@@ -248,7 +260,8 @@ def muon_bytes(config: GPTConfig, step: Pass, held: Held, mesh: bool) -> int:
     size = 2 if step.dtype == "bfloat16" else 4
     largest = max(4 * config.attention_width * config.n_embd, config.n_inner * config.n_embd)
     share = held.hidden / (config.n_layer * kernel_numbers(config)) if mesh else 1.0
-    return int(config.n_layer * largest * share) * (4 + 4 + 3 * size)
+    exchange = 8 if mesh else 0  # whole matrices on their way to a process and back
+    return int(config.n_layer * largest * share) * (4 + 4 + 3 * size + exchange)
 
 
 def evaluation_bytes(config: GPTConfig, step: Pass) -> int:
@@ -257,7 +270,7 @@ def evaluation_bytes(config: GPTConfig, step: Pass) -> int:
     """
     length = step.length or config.context_length
     tokens = max(1, EVAL_TOKENS // length) * length
-    rows = min(tokens, HEAD_ROWS if step.device == "cpu" else GPU_HEAD_ROWS)
+    rows = min(tokens, EVALUATED_ROWS if step.device == "cpu" else GPU_HEAD_ROWS)
     wide = max(2 * config.n_inner, 4 * config.attention_width)
     return 4 * max(tokens * (2 * config.n_embd + wide), tokens * config.n_embd + 2 * rows * config.vocab_size)
 
