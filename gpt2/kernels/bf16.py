@@ -28,7 +28,7 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
 }
 ONE = f32(1.0)
-SLICE = 16384  # numbers that one thread takes at a time in passes over whole tensors
+SLICE = 2048  # numbers that one thread takes at a time in passes over whole tensors
 GELU_A = f32(2.0 * math.sqrt(2.0 / math.pi))  # gelu_tanh(x) = x sigmoid(A (x + B x^3)), Hendrycks & Gimpel 2016
 GELU_B = f32(0.044715)
 
@@ -132,49 +132,14 @@ def causal_softmax_backward(probabilities: Any, grad: Any, scale: Any) -> None:
             g[t + 1 :] = np.uint16(0)
 
 
-@njit(**OPTIONS)
-def block_softmax(scores: Any, first: Any, scale: Any, norms: Any) -> None:
-    """scores (N, Q, S) of the queries from token `first` on -> probabilities, in place: row i is token first + i.
-
-    norms (N, T) float32 gets each row's log of the sum of exponentials, from which `block_softmax_backward` makes the
-    probabilities again.
-    """
-    for n in prange(scores.shape[0]):
-        weights = np.empty(scores.shape[2], f32)
-        for i in range(scores.shape[1]):
-            row, end = scores[n, i], first + i + 1
-            top = widen(row[0])
-            for j in range(1, end):
-                top = max(top, widen(row[j]))
-            total = f32(0.0)
-            for j in range(end):
-                weight = exp((widen(row[j]) - top) * scale)
-                weights[j] = weight
-                total += weight
-            norms[n, first + i] = top * scale + f32(math.log(total))
-            inverse = ONE / total
-            for j in range(end):
-                row[j] = narrow(weights[j] * inverse)
-            row[end:] = np.uint16(0)
-
-
-@njit(**OPTIONS)
-def block_softmax_backward(scores: Any, grad: Any, first: Any, scale: Any, norms: Any) -> None:
-    """scores -> probabilities, and grad by the probabilities -> grad by the scores; both (N, Q, S), in place."""
-    for n in prange(scores.shape[0]):
-        weights = np.empty(scores.shape[2], f32)
-        for i in range(scores.shape[1]):
-            row, g, end, norm = scores[n, i], grad[n, i], first + i + 1, norms[n, first + i]
-            dot = f32(0.0)
-            for j in range(end):
-                weight = exp(widen(row[j]) * scale - norm)
-                weights[j] = weight
-                dot += weight * widen(g[j])
-                row[j] = narrow(weight)
-            for j in range(end):
-                g[j] = narrow(weights[j] * (widen(g[j]) - dot) * scale)
-            for j in range(end, scores.shape[2]):  # as slices numba leaves them out here
-                row[j], g[j] = np.uint16(0), np.uint16(0)
+@njit(inline="always")
+def highest(row: Any, count: Any) -> Any:
+    """The maximum of bfloat16 row[:count], by its bits as whole numbers in the same order: that makes vectors."""
+    top = np.int16(-32768)
+    for j in range(count):
+        bits = np.int16(row[j])
+        top = max(top, np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF))))
+    return widen(np.uint16(np.int16(top ^ ((top >> np.int16(15)) & np.int16(0x7FFF)))))
 
 
 @njit(**OPTIONS)
@@ -189,9 +154,7 @@ def cross_entropy(logits: Any, vocabulary: Any, targets: Any, losses: Any, ignor
             losses[i] = f32(0.0)
             row[:] = np.uint16(0)
             continue
-        top = widen(row[0])
-        for j in range(1, vocabulary):
-            top = max(top, widen(row[j]))
+        top = highest(row, vocabulary)
         total = f32(0.0)
         for j in range(vocabulary):
             total += exp(widen(row[j]) - top)
@@ -221,9 +184,10 @@ def sum_rows(order: Any, starts: Any, grad: Any, ids: Any, out: Any) -> None:
 def square_sums(values: Any, sums: Any) -> None:
     """sums[b] = sum of squares of the b-th SLICE of values (N,), bfloat16: the same slices whatever the threads do."""
     for b in prange(sums.shape[0]):
-        total = f32(0.0)
-        for value in values[b * SLICE : (b + 1) * SLICE]:
-            total += widen(value) * widen(value)
+        part, total = values[b * SLICE : min((b + 1) * SLICE, values.shape[0])], f32(0.0)
+        for i in range(part.shape[0]):
+            value = widen(part[i])
+            total += value * value
         sums[b] = total
 
 
@@ -241,9 +205,16 @@ def adamw(
     size, root = f32(rate / corrections[0]), f32(1.0 / math.sqrt(corrections[1]))
     keep, eps, factor = f32(1.0 - decay), f32(eps), f32(factor)
     for b in prange((weights.shape[0] + SLICE - 1) // SLICE):
-        for i in range(b * SLICE, min((b + 1) * SLICE, weights.shape[0])):
-            g = widen(grad[i]) * factor
-            m = mean[i] + (g - mean[i]) * (ONE - beta1)
-            s = square[i] * beta2 + g * g * (ONE - beta2)
-            w = weights[i] * keep - size * m / (np.sqrt(s) * root + eps)
-            mean[i], square[i], weights[i], short[i] = m, s, w, narrow(w)
+        part = slice(b * SLICE, min((b + 1) * SLICE, weights.shape[0]))
+        w, h, g, m, s = weights[part], short[part], grad[part], mean[part], square[part]
+        # A loop for each result, in the first cache: one over five arrays would not become vectors, as LLVM compares
+        # all of their addresses first and gives up.
+        for i in range(w.shape[0]):
+            m[i] += (widen(g[i]) * factor - m[i]) * (ONE - beta1)
+        for i in range(w.shape[0]):
+            value = widen(g[i]) * factor
+            s[i] = s[i] * beta2 + value * value * (ONE - beta2)
+        for i in range(w.shape[0]):
+            w[i] = w[i] * keep - size * m[i] / (np.sqrt(s[i]) * root + eps)
+        for i in range(w.shape[0]):
+            h[i] = narrow(w[i])

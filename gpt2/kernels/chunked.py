@@ -21,6 +21,7 @@ def loss_only(
     for part in range(0, hidden.size(0), rows):
         logits = F.linear(hidden[part : part + rows], head, bias).float()
         total += F.cross_entropy(logits, targets[part : part + rows], ignore_index=ignore_index, reduction="sum")
+        del logits  # before the next are made
     return total
 
 

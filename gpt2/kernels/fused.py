@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt2.kernels import bf16
-from gpt2.kernels.blocks import HEAD_ROWS, QUERIES, STORED_ATTENTION
+from gpt2.kernels import bf16, flash
+from gpt2.kernels.blocks import HEAD_ROWS
+from gpt2.kernels.vectors import HAS_BF16
 
 
 def bits(tensor: Tensor) -> Any:
@@ -68,52 +69,67 @@ class CausalAttention(torch.autograd.Function):
         return torch.bmm(scores, k), torch.bmm(scores.mT, q), torch.bmm(probabilities.mT, grad)
 
 
-class BlockAttention(torch.autograd.Function):
-    """q, k, v (B H, T, D) -> (B H, T, D), QUERIES at a time over the keys before them; nothing of T x T is kept.
-
-    Backward makes the probabilities again from the scores and each row's sum (Dao et al. 2022).
-    """
+class FlashAttention(torch.autograd.Function):
+    """q, k, v (B, H, T, D) -> (B, H, T, D), by flash.py: nothing of T x T is kept, and no head is copied out."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.scale = np.float32(q.size(-1) ** -0.5)
-        out, norms = torch.empty_like(v), torch.empty(q.shape[:2])  # (B H, T)
-        for first, end in blocks(q.size(1)):
-            scores = torch.bmm(q[:, first:end], k[:, :end].mT)  # (B H, Q, S)
-            bf16.block_softmax(bits(scores), first, ctx.scale, norms.numpy())
-            torch.bmm(scores, v[:, :end], out=out[:, first:end])
+        if not all(lies_by_heads(part) and part.stride() == q.stride() for part in (q, k, v)):
+            q, k, v = (by_heads(part) for part in (q, k, v))
+        b, h, t, d = q.shape
+        out, norms = q.new_empty(b, t, h, d), torch.empty(b, h, t)
+        ctx.scale = np.float32(d**-0.5)
+        flash.forward(flat(q), flat(k), flat(v), steps(q), h, t, bits(out), norms.numpy(), ctx.scale)
         ctx.save_for_backward(q, k, v, norms)
-        return out
+        return out.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         q, k, v, norms = ctx.saved_tensors
-        grad = grad.contiguous()
-        d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for first, end in blocks(q.size(1)):
-            rows, seen = slice(first, end), slice(end)
-            scores = torch.bmm(q[:, rows], k[:, seen].mT)  # (B H, Q, S)
-            d_scores = torch.bmm(grad[:, rows], v[:, seen].mT)
-            bf16.block_softmax_backward(bits(scores), bits(d_scores), first, ctx.scale, norms.numpy())
-            torch.bmm(d_scores, k[:, seen], out=d_q[:, rows])
-            d_k[:, seen].baddbmm_(d_scores.mT, q[:, rows])
-            d_v[:, seen].baddbmm_(scores.mT, grad[:, rows])
-        return d_q, d_k, d_v
+        b, h, t, d = q.shape
+        grad = grad if lies_by_heads(grad) else by_heads(grad)
+        out = q.new_empty(b, t, 3, h, d)
+        inputs = (flat(q), flat(k), flat(v), steps(q), h, t, flat(grad), steps(grad))
+        flash.backward(*inputs, norms.numpy(), ctx.scale, bits(out))
+        return tuple(out.permute(2, 0, 3, 1, 4))
 
 
-def blocks(length: int) -> list[tuple[int, int]]:
-    """(first, end) of each block of queries."""
-    return [(first, min(first + QUERIES, length)) for first in range(0, length, QUERIES)]
+def lies_by_heads(part: Tensor) -> bool:
+    """Whether the heads of a token, seen as (B, H, T, D), lie side by side in memory."""
+    return part.stride(3) == 1 and part.stride(1) == part.size(3)
+
+
+def by_heads(part: Tensor) -> Tensor:
+    """A copy that does, same shape."""
+    return part.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def flat(part: Tensor) -> Any:
+    """The memory from the first number to the last, as uint16 (numpy)."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
+    return bits(part.as_strided((extent,), (1,)))
+
+
+def steps(part: Tensor) -> tuple[int, int]:
+    """How far apart two rows and two tokens lie."""
+    return part.stride(0), part.stride(2)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The Function that suits the length, with rows and heads folded and unfolded."""
+    """q, k, v (B, H, T, D) -> (B, H, T, D), by the Function that suits; T at most STORED_ATTENTION unless `flashes`."""
     b, h, t, d = q.shape
+    if flashes(d):
+        tiled: Tensor = FlashAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
+        return tiled
     folded = (part.reshape(b * h, t, d) for part in (q, k, v))
-    function = CausalAttention if t <= STORED_ATTENTION else BlockAttention
-    out: Tensor = function.apply(*folded)  # type: ignore[no-untyped-call]
+    out: Tensor = CausalAttention.apply(*folded)  # type: ignore[no-untyped-call]
     return out.view(b, h, t, d)
+
+
+def flashes(head_dim: int) -> bool:
+    """Whether flash.py's tiles fit the heads, and the processor has its instruction."""
+    return HAS_BF16 and head_dim % flash.COLUMNS == 0
 
 
 class HeadLoss(torch.autograd.Function):

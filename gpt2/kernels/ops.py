@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2.kernels.blocks import GPU_HEAD_ROWS, HEAD_ROWS
+from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, STORED_ATTENTION
 from gpt2.kernels.chunked import ChunkedHeadLoss, loss_only
 from gpt2.runtime import say
 
@@ -31,7 +31,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     if dropout == 0.0 and fusible(q):
         from gpt2.kernels import fused
 
-        return fused.causal_attention(q, k, v)
+        if q.size(2) <= STORED_ATTENTION or fused.flashes(q.size(3)):
+            return fused.causal_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
 
@@ -56,7 +57,7 @@ def head_loss(
         )
         return chunked
     head, bias = head[:vocabulary], None if bias is None else bias[:vocabulary]
-    rows = max(1, hidden.size(0)) if torch.is_grad_enabled() else GPU_HEAD_ROWS if on_gpu else HEAD_ROWS
+    rows = max(1, hidden.size(0)) if torch.is_grad_enabled() else GPU_HEAD_ROWS if on_gpu else EVALUATED_ROWS
     return loss_only(hidden, head, bias, targets, ignore_index, rows)
 
 

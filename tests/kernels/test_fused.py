@@ -42,7 +42,10 @@ def test_gelu(shape: tuple[int, ...]) -> None:
     agree(fused.Gelu.apply, lambda x: F.gelu(x, approximate="tanh"), [shape], [3.0])
 
 
-@pytest.mark.parametrize(("b", "h", "t", "d"), [(2, 3, 33, 20), (1, 2, 256, 64), (3, 1, 2, 8), (1, 2, 600, 16)])
+@pytest.mark.parametrize(
+    ("b", "h", "t", "d"),
+    [(2, 3, 33, 20), (1, 2, 256, 64), (3, 1, 2, 8), (1, 2, 100, 64), (2, 1, 600, 64), (1, 1, 1, 64), (1, 2, 70, 128)],
+)
 def test_causal_attention(b: int, h: int, t: int, d: int) -> None:
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
