@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from gpt2.train import config as train_config
 from gpt2.train import plots, report
 from gpt2.train.config import TrainConfig
 from gpt2.train.pretrain import pretrain
@@ -120,10 +119,7 @@ def test_old_lines_new_lines_and_damaged_ones_are_all_told(tiny: Callable[..., T
     assert write_report(tmp_path, config) == tmp_path / "report.html"
 
 
-def test_mesh_mixture_and_growing_batch_are_among_the_facts(
-    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train_config, "NOT_BUILT", {})
+def test_mesh_mixture_and_growing_batch_are_among_the_facts(tiny: Callable[..., TrainConfig]) -> None:
     plain = dict(facts(tiny(), [line(1)]))
     assert not {"Processes", "Mixture", "Batch grows", "Memory and speed"} & set(plain)
     changes = {"tp": 2, "dp_shard": 4, "recompute": "full", "mixture": ("web=0.8",), "micro_batch_size": 3}
