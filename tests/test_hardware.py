@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gpt2 import hardware
+from gpt2.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,30 @@ def test_peak_of_a_gpu_by_its_name(name: str, peak: float | None) -> None:
 
 def test_the_table_says_nothing_of_float32() -> None:
     assert hardware.table_peak("NVIDIA H100 PCIe", "float32") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("h100", "H100"), ("NVIDIA H100 PCIe", "H100 PCIe"), ("a100-40gb", "A100 40GB"), ("4090", "RTX 4090"),
+     ("rtx_4090", "RTX 4090"), ("v100-32gb", "V100 32GB")],
+)  # fmt: skip
+def test_a_gpu_is_found_by_what_people_call_it(said: str, name: str) -> None:
+    assert hardware.find_gpu(said).name == name
+
+
+def test_an_unknown_gpu_is_refused_with_the_list() -> None:
+    with pytest.raises(
+        UserError, match=r"--gpu h1000: unknown \(did you mean 'h100'\?\); there are gb200, b200, .*mi300x"
+    ):
+        hardware.find_gpu("h1000")
+
+
+def test_every_gpu_can_be_named_has_memory_and_says_where_its_price_is_from() -> None:
+    for gpu in hardware.GPUS:
+        assert hardware.find_gpu(gpu.name) == gpu and gpu.memory_bytes > 8 * 2**30
+        assert (gpu.price is None) == (gpu.source == "")
+        assert hardware.table_peak(f"NVIDIA {gpu.name}", "bfloat16") == gpu.peak
+    assert not hardware.find_gpu("t4").has_bfloat16 and hardware.find_gpu("l4").has_bfloat16
 
 
 def test_measured_limits_are_of_the_right_order() -> None:

@@ -145,7 +145,7 @@ def tokens_of(config: TrainConfig, preset: str | None, given: str | None) -> int
             raise UserError(f"--tokens {given}: must be at least 1")
         return tokens
     if config.max_steps is not None:
-        return config.max_steps * config.batch_rows * config.model.context_length
+        return config.ramp.tokens_before(config.max_steps)
     if config.max_tokens is not None:
         return config.max_tokens
     return GPT3_TOKENS if (preset or "").startswith("gpt3") else TOKENS_PER_PARAMETER * parameters(config.model)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gpt2.kernels.blocks import GPU_HEAD_ROWS, HEAD_ROWS, STORED_ATTENTION
+from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, HEAD_ROWS, STORED_ATTENTION
 from gpt2.model.config import GPTConfig
 from gpt2.model.sizes import BYTES, block_parameters, kernel_numbers
 
@@ -25,7 +25,6 @@ CUDA_BASE = 900 * MB
 NCCL = 1500 * MB  # its buffers, where there are several processes
 HEAP = 1.10  # freed tensors of a few megabytes leave gaps in a processor's heap
 TILE = 64  # columns of a tile of the processor's flash attention (kernels/flash.py)
-EVALUATED_ROWS = 256  # tokens whose logits exist at a time without gradient, on a processor
 EVAL_TOKENS = 16_384  # of one batch of an evaluation (train/validate.py)
 
 

@@ -49,6 +49,7 @@ def forecast(
     shape = asked(job, mesh, config)
     if grow:
         job = replace(job, batch_rows=shareable(job, shape))
+        config = replace(config, batch_tokens=job.batch_tokens)
     levels = levels_of(config, recompute)
     proposed = estimate.propose(job, levels, config.micro_batch_size)
     if shape is not None:
@@ -70,7 +71,7 @@ def forecast(
         "bytes": {name: vars(found) | {"total": found.total} for name, found in needed.items()},
         "fits": {name: found.total <= job.room for name, found in needed.items()},
         "held": counted(job, layout),
-        "time": time_of(job, layout, devices, tokens, mfu),
+        "time": time_of(job, layout, devices, tokens, config.ramp.steps_for(tokens), mfu),
         "proposed": described(proposed) | {"reason": estimate.reason(job, proposed)} if proposed else None,
     }
 
@@ -168,11 +169,11 @@ def counted(job: Job, layout: Layout) -> dict[str, Any]:
     return {"computed": shares(job.model, layout.mesh).all, "counted": shards(job.model, layout.mesh).all}
 
 
-def time_of(job: Job, layout: Layout, devices: Devices, tokens: int, mfu: float) -> dict[str, Any]:
+def time_of(job: Job, layout: Layout, devices: Devices, tokens: int, steps: int, mfu: float) -> dict[str, Any]:
     """Seconds, days, dollars; and how fast the network must be so that it does not add to the time."""
     step = step_seconds(job, devices.peak, mfu)
-    steps = -(-tokens // job.batch_tokens)
-    hours = steps * step * devices.count / HOUR
+    seconds = tokens / job.batch_tokens * step  # of a growing batch the first steps are shorter
+    hours = seconds * devices.count / HOUR
     sent = traffic(job, layout)
     return {
         "tokens": tokens,
@@ -181,7 +182,7 @@ def time_of(job: Job, layout: Layout, devices: Devices, tokens: int, mfu: float)
         "mfu": mfu,
         "step_seconds": step,
         "tokens_per_second": job.batch_tokens / step,
-        "days": steps * step / DAY,
+        "days": seconds / DAY,
         "device_hours": hours,
         "cost": None if devices.price is None else hours * devices.price,
         "sent_bytes_per_step": sent,

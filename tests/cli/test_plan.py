@@ -116,6 +116,13 @@ def test_a_run_of_a_file_is_planned_with_its_datas_vocabulary(
     assert plan(file)["config"]["vocab_size"] == 50257
 
 
+def test_a_growing_batch_takes_more_steps_for_the_same_tokens(plan: Callable[..., dict[str, Any]]) -> None:
+    words = ("gpt2-124m", "--gpu", "h100", "--tokens", "10B")
+    even, growing = plan(*words)["time"], plan(*words, "--batch_ramp_tokens", "1B")["time"]
+    assert growing["steps"] > even["steps"] == -(-(10**10) // 524_288)
+    assert growing["days"] == even["days"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -18,6 +18,7 @@ from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.model.memory import Pass, activation_bytes, kept_block_bytes, micro_batch, most_rows, training_bytes, whole
 from gpt2.model.presets import PRESETS
+from gpt2.runtime import pick_dtype
 from gpt2.train import validate
 
 
@@ -44,6 +45,13 @@ def kept(config: GPTConfig, step: Pass) -> int:
 def test_activations_are_what_autograd_keeps(dtype: str, length: int, changes: dict[str, Any]) -> None:
     base: dict[str, Any] = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 1000, "context_length": length}
     config, step = GPTConfig(**(base | changes)), Pass(2, length, dtype)
+    assert activation_bytes(config, step) == pytest.approx(kept(config, step), rel=0.01)
+
+
+@pytest.mark.skipif(pick_dtype("auto", "cpu") != "bfloat16", reason="needs a processor that multiplies bfloat16")
+def test_heads_that_tiles_fit_keep_no_probabilities() -> None:
+    config = GPTConfig(n_layer=3, n_head=2, n_embd=128, vocab_size=500, context_length=256)
+    step = Pass(2, 256)
     assert activation_bytes(config, step) == pytest.approx(kept(config, step), rel=0.01)
 
 
