@@ -38,7 +38,7 @@ Trace = list[tuple[float, ...]]
 VOCABULARY = 61
 PATIENCE, SAVING = 4.0, 0.1  # seconds from the start to a kill at most, and from a save's
 STEPS = 600
-SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 64, "context_length": 32, "dropout": 0.1, "dtype": "bfloat16"}
+SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 64, "context_length": 32, "dropout": 0.1, "dtype": "float32"}
 RHYTHM = {"max_steps": STEPS, "batch_tokens": 512, "micro_batch_size": 5, "save_every": 10, "eval_every": 30}
 SETTINGS = {**SHAPE, **RHYTHM, "sample_every": STEPS, "device": "cpu"}
 
@@ -117,10 +117,9 @@ def kill_and_resume(processes: int, folder: Path, whole: Trace, kills: int, dice
         run = folder / f"broken{number}"
         killed = run_and_kill(Trainer(processes, arguments), run, dice, tally)
         check(run, whole, tally)
-        arguments = ["--resume", str(run)]
-        if not killed:  # it had come to its end: one more of them
-            number += 1
-            arguments = begin(folder, f"broken{number}")
+        number += not killed  # it had come to its end: one more of them
+        begun = killed and (run / "config.toml").exists()
+        arguments = ["--resume", str(run)] if begun else begin(folder, f"broken{number}")
     assert Trainer(processes, arguments).wait() == 0
     check(folder / f"broken{number}", whole, tally)
     return tally
@@ -135,8 +134,11 @@ def run_and_kill(trainer: Trainer, run: Path, dice: random.Random, tally: Tally)
             break
         time.sleep(0.0005)
     trainer.kill(dice)
-    if trainer.wait() == 0:
+    code = trainer.wait()
+    if code == 0:
         return False
+    if trainer.forked and code != -signal.SIGKILL:
+        tally.wrong.append(f"{run.name}: ended with {code} after step {last_step(run)}")
     count(run, before, tally)
     return True
 
