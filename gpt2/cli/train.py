@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
     from gpt2.train.pretrain import Finished
 
+EXIT_USER = 2
 SHORT_STEPS = 4  # of a run under GPT2_SHORT=1, which the tests of the documentation set
 
 
@@ -51,21 +54,43 @@ def command(resume: str | None, words: tuple[str, ...]) -> None:
       gpt2 train --data data --out runs/hour --max_seconds 3600 --preset medium
       gpt2 train --data data --out runs/adamw --optimizer adamw --learning_rate 1e-3 --max_steps 2000
       gpt2 train --resume runs/first
+      torchrun --nproc-per-node 4 -m gpt2 train --data data --out runs/four --tp 2
       gpt2 train --data data --out runs/tuned --init openai-community/gpt2   # needs network
     """
+    from gpt2.distributed.launch import joined
     from gpt2.train import pretrain
     from gpt2.train.config import compose
 
-    if resume is not None:
-        if words:
-            raise UserError(
-                f"{words[0]}: a resumed run keeps its settings; to change them start anew with --init {resume}"
-            )
-        finish(pretrain.resume(resume, sampler=write_sample))
-        return
-    path = words[0] if words and not words[0].startswith("-") else None
-    flags = words[1:] if path else words
-    finish(pretrain.pretrain(compose(path, flags, **short_settings()), sampler=write_sample))
+    with joined() as ranks, silent_elsewhere():
+        if resume is not None:
+            changes = ranks.attempt(lambda: changes_of_layout(resume, words))
+            finish(pretrain.resume(resume, sampler=write_sample, changes=changes))
+            return
+        path = words[0] if words and not words[0].startswith("-") else None
+        flags = words[1:] if path else words
+        config = ranks.attempt(lambda: compose(path, flags, **short_settings()))
+        finish(pretrain.pretrain(config, sampler=write_sample))
+
+
+@contextmanager
+def silent_elsewhere() -> Iterator[None]:
+    """Of several processes the main one alone reports what befell all."""
+    from gpt2.distributed.ranks import ToldElsewhere
+
+    try:
+        yield
+    except ToldElsewhere:
+        raise click.exceptions.Exit(EXIT_USER) from None
+
+
+def changes_of_layout(run: str, words: tuple[str, ...]) -> dict[str, Any]:
+    """What a resumed run may be told anew: how its work is laid out, by the names of TrainConfig."""
+    from gpt2.config import parse_flags
+    from gpt2.train.config import TrainConfig
+
+    if words and not words[0].startswith("-"):
+        raise UserError(f"{words[0]}: a resumed run keeps its settings; to change them start anew with --init {run}")
+    return parse_flags(TrainConfig, words)
 
 
 def short_settings() -> dict[str, Any]:

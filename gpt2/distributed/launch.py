@@ -6,6 +6,7 @@ torchrun says in the environment who is who (RANK, LOCAL_RANK, WORLD_SIZE) and h
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def joined(world_size: int | None = None) -> Iterator[Ranks]:
     begun = not dist.is_initialized()
     if begun:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        quieten()
     try:
         yield Together(dist.get_rank(), local_rank(), size, dist.get_rank(), size)
     finally:
@@ -85,6 +87,11 @@ def own_device(runtime: Runtime) -> str:
     return f"cuda:{runtime.local_rank}"
 
 
+def quieten() -> None:
+    """On a processor DTensor says in every process that gloo lacks all-to-all and that it takes another way."""
+    logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)
+
+
 def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
@@ -92,3 +99,10 @@ def local_rank() -> int:
 def restarted() -> bool:
     """Whether torchrun has started this group of processes anew after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def lost_peer(error: RuntimeError) -> bool:
+    """Whether this is how a process learns that another one has gone: the connection to it broke, or it never came."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or any(library in str(error) for library in ("gloo", "NCCL"))

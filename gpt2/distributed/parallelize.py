@@ -11,6 +11,7 @@ of targets before.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -31,9 +32,12 @@ def parallelize(
     mesh: DeviceMesh | None,
     dtype: torch.dtype = torch.float32,
     recompute: Recompute = "none",
-    compile: bool = False,
+    compile_blocks: Callable[[GPT], object] | None = None,
 ) -> GPT:
-    """The same model, changed in place; `dtype` is that of the passes, parameters stay as they are (float32)."""
+    """The same model, changed in place; `dtype` is that of the passes, parameters stay as they are (float32).
+
+    `compile_blocks` compiles the blocks of a model or leaves it: whether that pays is not this file's business.
+    """
     if mesh is not None:
         split_attention(model)
         if mesh["tp"].size() > 1:
@@ -41,9 +45,8 @@ def parallelize(
     if recompute != "none":
         for block in model.h:
             recompute_block(block, selective=recompute == "selective", dice=model.config.dropout > 0)
-    if compile:
-        for block in model.h:
-            block.compile()
+    if compile_blocks is not None:
+        compile_blocks(model)
     if mesh is not None:
         apply_sharding(model, mesh, dtype)
     return model

@@ -67,6 +67,7 @@ class Log:
             **{"train/loss": result.loss},
             grad_norm=result.grad_norm,
             **({"skipped": run.state.skipped} if run.state.skipped else {}),
+            **({"epochs": passes} if (passes := run.batches.epochs()) else {}),
             learning_rate=result.learning_rate,
             tokens_per_second=round(self.live.tokens_per_second, 1),
             mfu=round(self.live.mfu, 4),
@@ -95,7 +96,7 @@ class Evaluate:
 
     def measure(self, run: Run, most_tokens: int, model: GPT, length: int) -> Validation:
         """Score in windows as long as the rows that the model has seen so far: later positions are untrained."""
-        found = validate(model, self.split, run.device, most_tokens, mark=self.tokens, length=length)
+        found = validate(model, self.split, run.device, most_tokens, mark=self.tokens, length=length, ranks=run.ranks)
         self.latest, self.latest_step = found, run.state.step
         self.metrics.write(run.state.step, tokens=run.state.tokens, **found.as_metrics(), val_targets=found.targets)
         per_byte = f"  {found.bits_per_byte:.3f} bits per byte" if found.bits_per_byte else ""
@@ -115,7 +116,9 @@ class Sample:
     def __call__(self, run: Run, result: StepResult) -> None:
         if run.state.step % self.every == 0 and run.state.step != run.max_steps:
             run.weights.eval()
-            text = self.write(run.weights.worker)
+            model = run.weights.whole_model()  # all processes make it, one has it
+            if model is not None:
+                text = self.write(model)
+                self.metrics.write(run.state.step, sample=text)
+                self.live.say(f"step {run.state.step:,}  sample: {' '.join(text.split())[:160]}")
             run.weights.train()
-            self.metrics.write(run.state.step, sample=text)
-            self.live.say(f"step {run.state.step:,}  sample: {' '.join(text.split())[:160]}")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gpt2.distributed.shards import global_norm, part
+from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
+from gpt2.train.entries import join
 from gpt2.train.weights import Weights
+
+MOST_GATHERED = 2 * 10**9  # parameters: what is larger than this need not fit one process's memory
 
 
 class MeshWeights(Weights):
@@ -38,3 +43,25 @@ class MeshWeights(Weights):
             # torch's rule, so that a mesh's steps are those of one process.
             torch._foreach_mul_([part(gradient) for gradient in gradients], min(1.0, most / (norm + 1e-6)))
         return norm
+
+    @torch.no_grad()
+    def whole_model(self) -> GPT | None:
+        """All processes together gather a plain model on the main one, where it is small enough; None elsewhere."""
+        if sum(parameter.numel() for parameter in self.parameters) > MOST_GATHERED:
+            return None
+        main, whole = dist.get_rank() == 0, {}
+        for name, tensor in self.tensors().items():
+            full = tensor.full_tensor()  # type: ignore[attr-defined]
+            if main:
+                whole[name] = full.to(self.dtype)
+        return plain_model(self.master.config, join(whole)) if main else None
+
+
+def plain_model(config: GPTConfig, state: dict[str, Tensor]) -> GPT:
+    """A model that consists of these tensors; the head is tied where it was."""
+    with torch.device("meta"):
+        model = GPT(config)
+    model.load_state_dict(state, strict=False, assign=True)
+    if config.tie_head:
+        model.lm_head.weight = model.wte.weight
+    return model

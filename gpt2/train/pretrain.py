@@ -7,44 +7,43 @@ train_state/), and `best` and `last`, which name one of these.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import torch
-
 from gpt2 import hardware
 from gpt2.checkpoint.find import find_folder
-from gpt2.checkpoint.hf_config import read_config
-from gpt2.checkpoint.native import load_module
 from gpt2.checkpoint.train_state import read_run_config
-from gpt2.data.loader import Loader
+from gpt2.distributed.launch import joined, lost_peer, restarted, take_place
+from gpt2.distributed.ranks import ToldElsewhere
 from gpt2.errors import UserError
-from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.model.sizes import parameters
-from gpt2.runtime import Runtime, say, seed_everything
+from gpt2.runtime import Runtime, say
 from gpt2.tokenizer.bpe import Tokenizer
-from gpt2.tokenizer.files import load_tokenizer
-from gpt2.train import plan
-from gpt2.train.batches import LoaderBatches
-from gpt2.train.config import FROM_DATA, TrainConfig, compose
-from gpt2.train.corpus import Corpus, open_corpus
+from gpt2.train.build import build_run, check_mesh, resolve, resolve_shape, sizes_of
+from gpt2.train.config import TrainConfig, compose
+from gpt2.train.corpus import Corpus, absolute, open_corpus
 from gpt2.train.faults import disk_error, last_good
+from gpt2.train.guard import BadStep
 from gpt2.train.hooks import Evaluate, Log, Sample, Stretch
 from gpt2.train.live import Live
-from gpt2.train.loop import NonFiniteLoss, Run, TrainState, fit
-from gpt2.train.metrics import MetricsFile
-from gpt2.train.optim import Optimizer
+from gpt2.train.loop import Run, TrainState, fit
 from gpt2.train.report import write_report
 from gpt2.train.restore import find_step, identity, restore
 from gpt2.train.save import Save, write_settings
-from gpt2.train.schedule import rate_factor
 from gpt2.train.stop import stopping_on_signals
+from gpt2.train.trackers import check_trackers, open_metrics
 from gpt2.train.validate import Validation
-from gpt2.train.weights import Weights
+
+# What a resumed run may be told anew: how the same steps are laid out, and what becomes of a leap that stopped it.
+CHANGEABLE = (
+    *("dp_replicate", "dp_shard", "tp", "micro_batch_size", "recompute", "compile", "device"),
+    *("on_outlier", "outlier_z"),
+)
 
 Sampler = Callable[[GPT, Tokenizer], str]
 
@@ -64,125 +63,81 @@ def pretrain(
 ) -> Finished:
     """Start a run, from a config or from settings by name: `pretrain(data="data", out="runs/my", max_steps=100)`.
 
-    `sampler` writes a text with the model now and then. Errors that the user can mend are UserErrors.
+    `sampler` writes a text with the model now and then. Errors that the user can mend are UserErrors. Under torchrun
+    all processes call it alike; those that it starts anew after a failure go on with the run that the first began.
     """
-    if config is None:
-        config = compose(**changes)
-    elif changes:
+    if config is not None and changes:
         raise UserError(f"{sorted(changes)[0]}: give a whole config or settings by name, not both")
+    wanted = compose(**changes) if config is None else config
+    with joined() as peers:
+        if restarted() and (Path(wanted.out).expanduser() / "config.toml").exists():
+            return resume(Path(wanted.out).expanduser(), sampler, quiet)
+        runtime, config, corpus = peers.attempt(lambda: prepare(wanted))
+        place = take_place(runtime, sizes_of(config, runtime.world_size))
+        config = resolve(config, corpus, place)
+        run = build_run(config, corpus, place)  # before anything is written: a start that fails leaves no run behind
+        out = Path(config.out)
+        place.ranks.attempt(lambda: write_settings(out, config) if place.ranks.is_main else None)
+        return train_run(config, corpus, run, sampler, quiet)
+
+
+def prepare(config: TrainConfig) -> tuple[Runtime, TrainConfig, Corpus]:
+    """What can be checked of a new run before anything is built."""
     if not config.out or not config.data:
         raise UserError("name the tokens with --data DIR and the run's folder with --out RUN")
     out = Path(config.out).expanduser()
     if (out / "config.toml").exists():
         raise UserError(f"{out}: holds a run already; go on with it by --resume {out}, or choose another --out")
+    check_trackers(config)
     init = config.init and str(find_folder(config.init).resolve())
-    config = replace(config, data=str(Path(config.data).expanduser().resolve()), out=str(out), init=init)
+    config = replace(absolute(config), out=str(out), init=init)
+    runtime = Runtime.detect(config.device, config.dtype)
     corpus = open_corpus(config)
-    config = resolve(config, corpus)
-    run = build_run(config, corpus)  # before anything is written: a start that fails leaves no run behind
-    write_settings(out, config)
-    return train_run(config, corpus, run, sampler, quiet)
+    return runtime, resolve_shape(config, corpus, runtime), corpus
 
 
-def resume(out: str | Path, sampler: Sampler | None = None, quiet: bool = False) -> Finished:
-    """Go on with a run from its newest whole checkpoint, with the same bits as if it had never stopped."""
-    out = Path(out)
-    config = compose(read_run_config(out), out=str(out))
-    detect_runtime(config)
+def resume(
+    out: str | Path, sampler: Sampler | None = None, quiet: bool = False, changes: Mapping[str, Any] | None = None
+) -> Finished:
+    """Go on with a run from its newest whole checkpoint, with the same bits as if it had never stopped.
+
+    `changes` may lay the work out anew, on another mesh or with another micro-batch (CHANGEABLE has all names).
+    """
+    with joined() as peers:
+        runtime, config, corpus = peers.attempt(lambda: reopen(Path(out), changes or {}))
+        place = take_place(runtime, sizes_of(config, runtime.world_size))
+        step = find_step(Path(out), place.ranks)
+        run = build_run(config if step is None else replace(config, init=None), corpus, place)
+        if step is None:
+            say(f"{out}: no checkpoint yet; starting from step 0")
+        else:
+            restore(run, corpus, config, step)
+            say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
+        return train_run(config, corpus, run, sampler, quiet)
+
+
+def reopen(out: Path, changes: Mapping[str, Any]) -> tuple[Runtime, TrainConfig, Corpus]:
+    """The settings and the tokens of a run that goes on."""
+    if others := sorted(set(changes) - set(CHANGEABLE)):
+        name = others[0] if not isinstance(changes[others[0]], dict) else next(iter(changes[others[0]]))
+        raise UserError(f"--{name}: a resumed run keeps its settings; to change them start anew with --init {out}")
+    config = compose(read_run_config(out), out=str(out), **changes)
+    check_trackers(config)
+    runtime = Runtime.detect(config.device, config.dtype)
+    check_mesh(config, sizes_of(config, runtime.world_size))
     corpus = open_corpus(config)
     if corpus.train.meta.vocab_size > config.model.vocab_size:
         raise UserError(f"{config.data}: made with another vocabulary since {out} began; prepare it as it was")
-    step = find_step(out)
-    run = build_run(config if step is None else replace(config, init=None), corpus)
-    if step is not None:
-        restore(run, corpus, config, step)
-        say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
-    else:
-        say(f"{out}: no checkpoint yet; starting from step 0")
-    return train_run(config, corpus, run, sampler, quiet)
-
-
-def resolve(config: TrainConfig, corpus: Corpus) -> TrainConfig:
-    """Decide everything that depends on this machine and these tokens, once."""
-    runtime = detect_runtime(config)
-    model = resolve_model(config, corpus)
-    config = replace(config, device=runtime.device, dtype=runtime.dtype, model=model)
-    config.check_rows()
-    config = replace(config, micro_batch_size=plan.decide_micro_batch(config, plan.free_memory(runtime.device)))
-    epoch = Loader(corpus.train, model.context_length, config.seed).tokens_per_epoch
-
-    def measure() -> float:
-        say(f"measuring this machine for a run of {config.max_seconds:,.0f} s")
-        return plan.seconds_per_step(build_run(replace(config, max_steps=1000), corpus), config)
-
-    return plan.decide_rhythm(config, plan.decide_steps(config, epoch, measure))
-
-
-def detect_runtime(config: TrainConfig) -> Runtime:
-    """Device and number format that are here, or a UserError; one process only, so far."""
-    runtime = Runtime.detect(config.device, config.dtype)
-    if runtime.world_size > 1:
-        raise UserError(f"{runtime.world_size} processes were started; training runs in one process so far: start one")
-    return runtime
-
-
-def resolve_model(config: TrainConfig, corpus: Corpus) -> GPTConfig:
-    """The model's shape: the corpus' vocabulary, or all of the model that the run continues from."""
-    vocabulary = corpus.train.meta.vocab_size
-    if config.init is None:
-        if config.model.vocab_size not in (FROM_DATA, vocabulary):
-            raise UserError(
-                f"vocab_size = {config.model.vocab_size}, but {config.data} was made with {vocabulary} tokens; "
-                "leave vocab_size out, or prepare the text with another --tokenizer"
-            )
-        return replace(config.model, vocab_size=vocabulary)
-    folder = Path(config.init)
-    model = read_config(folder)
-    theirs = corpus.train.meta.tokenizer_hash
-    if vocabulary > model.vocab_size or (theirs is not None and theirs != load_tokenizer(folder).hash):
-        raise UserError(
-            f"{config.data} was made with another vocabulary ({vocabulary} tokens) than {config.init} reads "
-            f"({model.vocab_size}); prepare the text again with --tokenizer {folder}"
-        )
-    return replace(model, dropout=config.model.dropout)
-
-
-def build_run(config: TrainConfig, corpus: Corpus) -> Run:
-    """Seeded weights (or those to continue from), optimizer and data, at step 0."""
-    assert config.max_steps is not None and config.micro_batch_size is not None
-    seed_everything(config.seed)
-    if config.init is None:
-        model = GPT(config.model)
-    else:
-        model = load_module(Path(config.init), config.model)
-    weights = Weights(model.to(config.device), getattr(torch, config.dtype))
-    loader = Loader(corpus.train, config.model.context_length, config.seed)
-    max_steps = config.max_steps
-    return Run(
-        weights=weights,
-        optimizer=Optimizer(weights.master, config.optim, newton_schulz_dtype(weights.dtype)),
-        batches=LoaderBatches(loader, config),
-        state=TrainState(),
-        rate=lambda step: rate_factor(config.schedule, step, max_steps, config.batch_tokens),
-        max_steps=max_steps,
-        micro_batch_size=config.micro_batch_size,
-        grad_clip=config.grad_clip,
-        device=config.device,
-    )
-
-
-def newton_schulz_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Muon's iteration needs range more than digits: bfloat16 where the run is short, float32 where it is not."""
-    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    return runtime, config, corpus
 
 
 def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | None, quiet: bool) -> Finished:
     """Run the loop with its hooks; whatever ends it, the folder says how to go on."""
     out = Path(config.out)
     describe(config, run, corpus, quiet)
-    metrics = MetricsFile(out, run.state.step)
+    metrics = open_metrics(config, run.state.step, run.ranks)
     peak = hardware.device_peak(config.device, config.dtype)
-    with Live(run, peak, quiet) as live, stopping_on_signals(run) as request:
+    with Live(run, peak, quiet, config.ramp.tokens_before) as live, stopping_on_signals(run) as request:
         evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens)
         save = Save(out, config, corpus.tokenizer, evaluate, {"Trained on": config.data}, identity(corpus))
         hooks: list[Any] = [live, Stretch(config), Log(metrics, live, config.log_every), evaluate]
@@ -191,20 +146,40 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
             every = config.sample_every or run.max_steps
             hooks.append(Sample(lambda model: sampler(model, tokenizer), metrics, live, every))
         try:
-            with save:
+            with explaining(run, out), save:
                 fit(run, [*hooks, save])
-        except NonFiniteLoss as error:
-            raise NonFiniteLoss(f"{error}; training stopped; {last_good(out)}") from error
-        except OSError as error:
-            raise UserError(f"step {run.state.step}: {disk_error(error)}; {last_good(out)}") from error
         finally:
             metrics.close()
+        signals = [number for number in run.ranks.collect(request.signal) if number is not None]
     if run.state.step < run.max_steps:
         say(
             f"stopped after step {run.state.step} of {run.max_steps}; go on with: gpt2 train --resume {quote(str(out))}"
         )
-    write_report(out, config)
-    return Finished(out, run.state, evaluate.latest, request.signal)
+    if run.ranks.is_main:
+        write_report(out, config)
+    return Finished(out, run.state, evaluate.latest, next(iter(signals), None))
+
+
+@contextmanager
+def explaining(run: Run, out: Path) -> Iterator[None]:
+    """The loop's errors as the user's, with the last good checkpoint. What befalls all processes the main one tells."""
+    try:
+        yield
+    except BadStep as error:
+        raise told_once(run, out, f"{error}; training stopped", type(error)) from error
+    except OSError as error:
+        where = f"process {run.ranks.rank}, " if run.ranks.world_size > 1 else ""
+        raise UserError(f"{where}step {run.state.step}: {disk_error(error)}; {last_good(out)}") from error
+    except RuntimeError as error:
+        if run.ranks.world_size == 1 or not lost_peer(error):
+            raise
+        gone = f"step {run.state.step + 1}: another process is gone; what it said, or torchrun's report, tells why"
+        raise told_once(run, out, gone) from error
+
+
+def told_once(run: Run, out: Path, fault: str, kind: type[UserError] = UserError) -> UserError:
+    """The fault and the way out in the main process, a silent end in the others."""
+    return kind(f"{fault}; {last_good(out)}") if run.ranks.is_main else ToldElsewhere("the main process says why")
 
 
 def describe(config: TrainConfig, run: Run, corpus: Corpus, quiet: bool) -> None:
@@ -212,13 +187,18 @@ def describe(config: TrainConfig, run: Run, corpus: Corpus, quiet: bool) -> None
     if quiet:
         return
     model = config.model
-    micro_steps = -(-config.batch_rows // run.micro_batch_size)
     say(
         f"{parameters(model) / 1e6:.1f}M parameters ({model.n_layer} layers of {model.n_embd}, context "
         f"{model.context_length}, vocabulary {model.vocab_size:,}) on {config.device} in {config.dtype}"
     )
-    epochs = run.max_steps * config.batch_rows * model.context_length / max(1, len(corpus.train))
+    if run.ranks.world_size > 1:
+        sizes = sizes_of(config, run.ranks.world_size)
+        mesh = f"dp_replicate {sizes.dp_replicate} x dp_shard {sizes.dp_shard} x tp {sizes.tp}"
+        say(f"{sizes.world_size} processes: {mesh}")
+    rows = run.micro_batch_size * run.ranks.data_size
+    micro_steps = -(-config.batch_rows // rows)
+    tokens = config.ramp.tokens_before(run.max_steps)
     say(
-        f"{run.max_steps:,} steps of {config.batch_rows * model.context_length:,} tokens "
-        f"({epochs:.2f} epochs; {micro_steps} micro-step{'s' * (micro_steps > 1)}) into {config.out}"
+        f"{run.max_steps:,} steps, {tokens:,} tokens ({corpus.describe_epochs(tokens)}; "
+        f"{micro_steps} micro-step{'s' * (micro_steps > 1)}) into {config.out}"
     )

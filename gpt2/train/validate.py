@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from gpt2.data.loader import eval_windows
 from gpt2.data.shards import Split
+from gpt2.distributed.ranks import ALONE, Ranks
+from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.gpt import GPT
 
 BATCH_TOKENS = 16_384
@@ -51,11 +55,12 @@ def validate(
     most_tokens: int | None = None,
     mark: int | None = None,
     length: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Validation:
     """Score the split from its start, at most about `most_tokens`.
 
     `mark` fixes the part whose loss is compared between evaluations of different extent; `length` is that of the
-    windows, the model's context if it is None.
+    windows, the model's context if it is None. Several ranks share each batch of windows and all get the same sums.
     """
     length = length or model.config.context_length
     was_training = model.training
@@ -64,9 +69,10 @@ def validate(
     goal = min(most_tokens or len(split), len(split))
     start_loss: float | None = None
     for inputs, wanted in eval_windows(split, length, max(1, BATCH_TOKENS // length)):
-        loss, count = model(torch.from_numpy(inputs).to(device), torch.from_numpy(wanted).to(device))
-        total += float(loss)
-        targets += int(count)
+        mine = share_of_rows(inputs, 0, ranks), share_of_rows(wanted, IGNORE_INDEX, ranks)
+        loss, count = model(*(torch.from_numpy(rows).to(device) for rows in mine))
+        nats, scored = ranks.total([float(loss), int(count)])
+        total, targets = total + nats, targets + round(scored)
         if start_loss is None and mark and targets >= mark:
             start_loss = total / targets
         if targets >= goal:
@@ -75,3 +81,12 @@ def validate(
     share = targets / len(split)
     text_bytes = split.text_bytes * share if split.text_bytes else None
     return Validation(total, targets, text_bytes, total / targets if start_loss is None else start_loss)
+
+
+def share_of_rows(rows: npt.NDArray[np.int64], filler: int, ranks: Ranks) -> npt.NDArray[np.int64]:
+    """Every `data_size`-th row; as many on each rank, so that all make the same passes, with rows of `filler`."""
+    if ranks.data_size == 1:
+        return rows
+    missing = -len(rows) % ranks.data_size
+    whole = np.concatenate([rows, np.full((missing, rows.shape[1]), filler, np.int64)])
+    return whole[ranks.data_rank :: ranks.data_size]

@@ -80,6 +80,10 @@ class Weights:
         """The live masters, by the names of entries.py; what is copied into them is the model's (then `publish`)."""
         return dict(entry for name, tensor in self.master.named_parameters() for entry in entries(name, tensor))
 
+    def whole_model(self) -> GPT | None:
+        """A model to write samples with; among several processes the main one's, and None in the others."""
+        return self.worker
+
     def accept(self, gradient_norm: float) -> bool:
         """Whether to take this step; a float16 overflow is skipped and lowers the loss scale."""
         if self.dtype != torch.float16:

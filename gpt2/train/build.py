@@ -1,0 +1,147 @@
+"""A run's ingredients: settings resolved for this machine and these tokens, then weights, optimizer and data."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from gpt2 import hardware
+from gpt2.checkpoint.hf_config import read_config
+from gpt2.checkpoint.native import load_module
+from gpt2.distributed.launch import Place
+from gpt2.distributed.mesh import MeshSizes, check_model, mesh_sizes
+from gpt2.distributed.parallelize import parallelize
+from gpt2.errors import UserError
+from gpt2.model.config import GPTConfig
+from gpt2.model.gpt import GPT
+from gpt2.runtime import Runtime, say, seed_everything
+from gpt2.tokenizer.files import load_tokenizer
+from gpt2.train import plan
+from gpt2.train.batches import open_batches
+from gpt2.train.compiled import compile_blocks
+from gpt2.train.config import FROM_DATA, TrainConfig
+from gpt2.train.corpus import Corpus
+from gpt2.train.fused_weights import make_optimizer, make_weights
+from gpt2.train.guard import Guard
+from gpt2.train.loop import Run, TrainState
+from gpt2.train.mesh_weights import MeshWeights
+from gpt2.train.weights import Weights
+
+
+def sizes_of(config: TrainConfig, world_size: int) -> MeshSizes:
+    """The mesh that the settings ask of so many processes."""
+    return mesh_sizes(world_size, config.dp_replicate, config.dp_shard, config.tp)
+
+
+def resolve_shape(config: TrainConfig, corpus: Corpus, runtime: Runtime) -> TrainConfig:
+    """Device, number format and the model's shape, checked against the mesh; the same in all processes."""
+    model = resolve_model(config, corpus)
+    config = replace(config, device=runtime.device, dtype=runtime.dtype, model=model)
+    config.check_rows()
+    check_mesh(config, sizes_of(config, runtime.world_size))
+    return config
+
+
+def check_mesh(config: TrainConfig, sizes: MeshSizes) -> None:
+    """What a mesh cannot do with this model and these batches."""
+    check_model(sizes, config.model)
+    if config.batch_rows % sizes.data_size:
+        raise UserError(
+            f"batch_tokens = {config.batch_tokens}: {config.batch_rows} rows of {config.model.context_length} tokens "
+            f"cannot be dealt out evenly to {sizes.data_size} groups of processes; make them a multiple of it"
+        )
+    if sizes.world_size > 1 and config.fp8:
+        raise UserError("--fp8: works in one process only, so far; leave it out")
+
+
+def resolve(config: TrainConfig, corpus: Corpus, place: Place) -> TrainConfig:
+    """Decide everything that depends on this machine and these tokens, once; the main process's word counts."""
+    ranks = place.ranks
+    free = plan.free_memory(place.device)
+    if place.device == "cpu":
+        free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one machine share it
+    rows = plan.decide_micro_batch(config, free, config.batch_rows // ranks.data_size)
+    config = replace(config, micro_batch_size=min(ranks.collect(rows)))
+    epoch = corpus.tokens_per_epoch(config)
+
+    def measure() -> float:
+        say(f"measuring this machine for a run of {config.max_seconds:,.0f} s")
+        run = build_run(replace(config, max_steps=1000), corpus, place)
+        return max(ranks.collect(plan.seconds_per_step(run, config)))
+
+    return plan.decide_rhythm(config, ranks.share(plan.decide_steps(config, epoch, measure)))
+
+
+def resolve_model(config: TrainConfig, corpus: Corpus) -> GPTConfig:
+    """The model's shape: the corpus' vocabulary, or all of the model that the run continues from."""
+    vocabulary = corpus.train.meta.vocab_size
+    if config.init is None:
+        if config.model.vocab_size not in (FROM_DATA, vocabulary):
+            raise UserError(
+                f"vocab_size = {config.model.vocab_size}, but {config.data} was made with {vocabulary} tokens; "
+                "leave vocab_size out, or prepare the text with another --tokenizer"
+            )
+        return replace(config.model, vocab_size=vocabulary)
+    folder = Path(config.init)
+    model = read_config(folder)
+    theirs = corpus.train.meta.tokenizer_hash
+    if vocabulary > model.vocab_size or (theirs is not None and theirs != load_tokenizer(folder).hash):
+        raise UserError(
+            f"{config.data} was made with another vocabulary ({vocabulary} tokens) than {config.init} reads "
+            f"({model.vocab_size}); prepare the text again with --tokenizer {folder}"
+        )
+    return replace(model, dropout=config.model.dropout)
+
+
+def build_run(config: TrainConfig, corpus: Corpus, place: Place) -> Run:
+    """Seeded weights (or those to continue from), optimizer and data, at step 0."""
+    assert config.max_steps is not None and config.micro_batch_size is not None
+    seed_everything(config.seed)
+    weights = build_weights(config, place)
+    seed_dropout(config.seed, place.ranks.data_rank)
+    return Run(
+        weights=weights,
+        optimizer=make_optimizer(weights, config.optim, newton_schulz_dtype(weights.dtype)),
+        batches=open_batches(corpus, config, place.ranks),
+        state=TrainState(),
+        rate=config.rate_at,
+        max_steps=config.max_steps,
+        micro_batch_size=config.micro_batch_size,
+        grad_clip=config.grad_clip,
+        device=place.device,
+        ranks=place.ranks,
+        guard=Guard(config.on_outlier, config.outlier_z),
+    )
+
+
+def build_weights(config: TrainConfig, place: Place) -> Weights:
+    """The same weights in all processes, then laid out on their mesh if there is one."""
+    model = GPT(config.model) if config.init is None else load_module(Path(config.init), config.model)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+
+    def compile_model(model: GPT) -> None:
+        peak = hardware.device_peak(place.device, config.dtype)
+        tokens = (config.max_steps or 1) * config.batch_tokens / place.ranks.world_size
+        compile_blocks(model, config.compile, place.device, peak, tokens)
+
+    if place.mesh is None:
+        weights = make_weights(model.to(place.device), dtype)
+        parallelize(weights.worker, None, dtype, config.recompute, compile_model)
+        return weights
+    # FSDP moves each block to the device when it has cut it down: a whole model never lies there.
+    return MeshWeights(parallelize(model, place.mesh, dtype, config.recompute, compile_model), dtype)
+
+
+def seed_dropout(seed: int, data_rank: int) -> None:
+    """Groups that read different rows draw different masks: group r from seed + r, but for the first, which goes on
+    with what drew the weights, as a lone process does. Tensor-parallel peers draw alike, each for its own heads."""
+    if data_rank:
+        torch.manual_seed(seed + data_rank)
+
+
+def newton_schulz_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Muon's iteration needs range more than digits: bfloat16 where the run is short, float32 where it is not."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
