@@ -1,0 +1,63 @@
+"""A run of four processes is resumed by four, two and one, and stops as one when one of them is asked to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gpt2.checkpoint.hf_config import read_config
+from gpt2.checkpoint.native import load_module
+from gpt2.checkpoint.train_state import newest_good_step
+
+TRACE = ("step", "tokens", "train/loss", "grad_norm", "learning_rate")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="the processes are forked")]
+
+
+@dataclass(frozen=True)
+class Runs:
+    folder: Path
+    codes: dict[str, list[int]]
+    seconds: float
+
+    def trace(self, name: str) -> list[list[float]]:
+        lines = [json.loads(line) for line in (self.folder / name / "metrics.jsonl").read_text().splitlines()]
+        return [[line[key] for key in TRACE] for line in lines if "train/loss" in line]
+
+
+@pytest.fixture(scope="module")
+def runs(tokens: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, str(root / "tests" / "forked_ranks.py"), str(folder), str(tokens)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    return Runs(folder, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_four_processes_go_on_bit_for_bit(runs: Runs) -> None:
+    assert runs.codes["whole"] == runs.codes["on4"] == [0] * 4
+    assert len(runs.trace("whole")) == 8
+    assert runs.trace("on4") == runs.trace("whole")
+
+
+@pytest.mark.parametrize("count", [2, 1])
+def test_fewer_processes_go_on_with_the_same_losses(runs: Runs, count: int) -> None:
+    assert runs.codes[f"on{count}"] == [0] * count
+    for mine, whole in zip(runs.trace(f"on{count}"), runs.trace("whole"), strict=True):
+        assert mine == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_signal_to_one_of_four_makes_all_save_and_leave_in_peace(runs: Runs) -> None:
+    assert runs.codes["stopped"] == [0] * 4
+    assert runs.seconds < 30
+    newest = newest_good_step(runs.folder / "stopped")
+    assert newest is not None and int(newest.name[5:]) == runs.trace("stopped")[-1][0]
+
+
+def test_their_step_is_a_model_folder(runs: Runs) -> None:
+    last = runs.folder / "whole" / "last"
+    assert load_module(last, read_config(last)).config.n_embd == 32
