@@ -14,18 +14,13 @@ import pytest
 
 from gpt2.distributed.ranks import Ranks
 from gpt2.errors import UserError
-from gpt2.train import config as train_config
 from gpt2.train import trackers
 from gpt2.train.config import TrainConfig
 from gpt2.train.metrics import MetricsFile, read_metrics
+from gpt2.train.pretrain import pretrain
 from gpt2.train.trackers import Background, check_trackers, flatten, open_metrics
 
 Line = tuple[int, Mapping[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_config, "NOT_BUILT", {})
 
 
 class Memory:
@@ -187,6 +182,19 @@ def test_without_a_key_nobody_is_asked_for_one(
             check_trackers(tiny(wandb="project"))
     else:
         check_trackers(tiny(wandb="project"))
+
+
+def test_a_run_sends_every_line_and_one_that_cannot_leaves_no_folder(
+    tiny: Callable[..., TrainConfig], wandb: FakeWandb
+) -> None:
+    run = pretrain(tiny(wandb="project", max_steps=4), quiet=True).folder
+    wanted = [flatten(line) for line in read_metrics(run)]
+    sent = [flatten(line) for line in wandb.logged]
+    assert sent == [{key: value for key, value in line.items() if key != "time"} for line in wanted]
+    wandb.has_key = False
+    with pytest.raises(UserError, match="no key on this machine"):
+        pretrain(tiny(wandb="project", out=str(run / "second")), quiet=True)
+    assert not (run / "second").exists()
 
 
 def test_nested_lines_become_flat_ones_of_numbers_and_texts() -> None:
