@@ -7,7 +7,7 @@ which sleeps between its turns. Turns alternate, the order is turned round every
 
     loss     ours and the fastest plain configuration go on to 50 steps: mean of the last five losses
     MFU      (6 (params - wpe) + 6 n_layer n_head head_dim T) FLOPs a token over the peak: the maker's, or measured
-    memory   resident peak (GPU: allocated) over two steps at twice the rows, each side alone; --only memory
+    memory   resident peak (GPU: allocated) over two steps at twice the rows, each side alone, allocator as it comes
 
     python benchmarks/train.py                         # processor: 124M (2 x 1,024) and 12M (16 x 256)
     python benchmarks/train.py --sizes 12M --rounds 5
@@ -26,6 +26,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from peers.train_data import write_tokens
 from peers.train_plain import Shape
@@ -186,15 +187,23 @@ def same_loss(ours: Side, plain: Side, steps: int) -> bool:
 
 
 def compare_memory(size: str, shape: Shape, data: Path, args: argparse.Namespace) -> None:
-    """Peak memory of each side at these rows, in a process of its own; ours in several ways of cutting the batch."""
-    print(f"\n{size}: peak memory at {shape.rows} x {shape.length:,}\n\n| | GB | of it, ours |\n| --- | --- | --- |")
+    """Peak memory of each side at these rows, in a process of its own; ours also with its ways of saving memory."""
+    ways: dict[str, tuple[str, dict[str, Any]]] = {NAMES[kind]: (kind, {}) for kind in args.sides if kind not in OTHERS}
+    if "ours" in args.sides:
+        ways["gpt2, one row at a time"] = ("ours", {"micro": 1})
+        ways["gpt2, recompute full"] = ("ours", {"recompute": "full"})
     peaks: dict[str, float] = {}
-    for kind in [kind for kind in args.sides if kind not in OTHERS]:
-        side = Side(kind, shape, args.device, data, {}, args.allocator)
-        peaks[kind] = side("peak", 2) / 1e9
+    for name, (kind, options) in ways.items():
+        side = Side(kind, shape, args.device, data, options, "default")
+        peaks[name] = side("peak", 2) / 1e9
         side.close()
-    for kind, peak in peaks.items():
-        print(f"| {NAMES[kind]} | {peak:.2f} | {100 * peaks.get('ours', float('nan')) / peak:.0f} % |", flush=True)
+        say(f"{name}: {peaks[name]:.2f} GB")
+    plain = {name: peaks[name] for name, (kind, _) in ways.items() if kind != "ours"}
+    print(f"\n{size}: peak memory at {shape.rows} x {shape.length:,}, GB, and as a share of each plain loop's\n")
+    print(f"| | GB | {' | '.join(plain)} |\n{'| --- ' * (2 + len(plain))}|")
+    for name, peak in peaks.items():
+        shares = (f"{100 * peak / other:.0f} %" for other in plain.values())
+        print(f"| {name} | {peak:.2f} | {' | '.join(shares)} |", flush=True)
 
 
 def larger(size: str, scratch: Path, args: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
 }
 ONE = f32(1.0)
 SLICE = 2048  # numbers that one thread takes at a time in passes over whole tensors
+SQUARE = 32  # rows and columns that are turned at a time
 GELU_A = f32(2.0 * math.sqrt(2.0 / math.pi))  # gelu_tanh(x) = x sigmoid(A (x + B x^3)), Hendrycks & Gimpel 2016
 GELU_B = f32(0.044715)
 
@@ -165,6 +166,17 @@ def cross_entropy(logits: Any, vocabulary: Any, targets: Any, losses: Any, ignor
             row[j] = narrow(exp(widen(row[j]) - top) * inverse)
         row[target] = narrow(exp(wanted - top) * inverse - ONE)
         row[vocabulary:] = np.uint16(0)
+
+
+@njit(**OPTIONS)
+def transpose(x: Any, out: Any) -> None:
+    """out (F, N) = x (N, F) turned, in squares that stay in the first cache."""
+    for block in prange((x.shape[1] + SQUARE - 1) // SQUARE):
+        first, end = block * SQUARE, min((block + 1) * SQUARE, x.shape[1])
+        for top in range(0, x.shape[0], SQUARE):
+            for j in range(first, end):
+                for i in range(top, min(top + SQUARE, x.shape[0])):
+                    out[j, i] = x[i, j]
 
 
 @njit(**OPTIONS)

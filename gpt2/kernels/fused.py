@@ -29,6 +29,26 @@ def matrix(tensor: Tensor) -> Any:
     return bits(tensor).reshape(-1, tensor.size(-1))
 
 
+class Linear(torch.autograd.Function):
+    """x (..., C) @ weight (F, C)' + bias (F) or None. Backward turns the gradient first: its product is faster so."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows, grad = x.reshape(-1, x.size(-1)), grad.reshape(-1, grad.size(-1)).contiguous()
+        turned = workspace(grad.size(1), grad.size(0))
+        bf16.transpose(bits(grad), bits(turned))
+        d_bias = grad.sum(0) if ctx.has_bias else None
+        return (grad @ weight).view(x.shape), turned @ rows, d_bias
+
+
 class Gelu(torch.autograd.Function):
     """gelu, tanh form, of a tensor of any shape."""
 

@@ -15,6 +15,8 @@ from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, STORED_ATTENTION
 from gpt2.kernels.chunked import ChunkedHeadLoss, loss_only
 from gpt2.runtime import say
 
+TURNED_WIDTH = 768  # layers narrower than this lose more by turning the gradient than their product gains
+
 
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form."""
@@ -24,6 +26,16 @@ def gelu(x: Tensor) -> Tensor:
         out: Tensor = fused.Gelu.apply(x)  # type: ignore[no-untyped-call]
         return out
     return F.gelu(x, approximate="tanh")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (..., C) @ weight (F, C)' + bias (F)."""
+    if type(weight) is torch.nn.Parameter and min(weight.shape) >= TURNED_WIDTH and fusible(x):
+        from gpt2.kernels import fused
+
+        out: Tensor = fused.Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return out
+    return F.linear(x, weight, bias)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:

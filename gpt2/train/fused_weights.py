@@ -7,11 +7,12 @@ float32's precision.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt2.kernels import ops
 from gpt2.kernels.allocator import keep_freed_memory
@@ -35,12 +36,20 @@ def make_optimizer(weights: Weights, config: OptimConfig, dtype: torch.dtype) ->
     return Optimizer(weights.master, config, dtype)
 
 
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """What the layer computes, by the operation that may be fused."""
+    return ops.linear(x, layer.weight, layer.bias)
+
+
 class FusedWeights(Weights):
     """Weights whose gradients stay in bfloat16 until a second micro-batch comes; clipping is a factor, for later."""
 
     def __init__(self, master: GPT, dtype: torch.dtype) -> None:
         super().__init__(master, dtype)
         keep_freed_memory()
+        for module in self.worker.modules():
+            if type(module) is nn.Linear:
+                module.forward = functools.partial(linear, module)  # type: ignore[method-assign]
         self.published: set[int] = set()  # ids of the masters that the optimizer has rounded into the worker
         self.clear_gradients()
 

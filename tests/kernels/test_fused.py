@@ -37,6 +37,13 @@ def agree(function: Function, plain: Function, shapes: list[tuple[int, ...]], sc
         assert (ours.float() - theirs).norm() <= ROUNDING * theirs.norm()
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("rows", "c", "f"), [((2, 33), 96, 40), ((70,), 64, 100)])
+def test_linear(rows: tuple[int, ...], c: int, f: int, bias: bool) -> None:
+    agree(fused.Linear.apply if bias else lambda x, w: fused.Linear.apply(x, w, None), F.linear,
+          [(*rows, c), (f, c), (f,)][: 2 + bias], [1.0, 0.3, 0.5][: 2 + bias])  # fmt: skip
+
+
 @pytest.mark.parametrize("shape", [(7, 3), (2, 33, 96), (1, 1)])
 def test_gelu(shape: tuple[int, ...]) -> None:
     agree(fused.Gelu.apply, lambda x: F.gelu(x, approximate="tanh"), [shape], [3.0])

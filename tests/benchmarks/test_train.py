@@ -1,0 +1,56 @@
+"""The training benchmark runs end to end on a tiny shape, and its sides do see the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.slow
+def test_quick_run() -> None:
+    command = [sys.executable, str(BENCHMARKS / "train.py"), "--quick", "--sides", "ours,bf16", "--device", "cpu"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert "| gpt2 (ours) |" in ran.stdout and "loss after 5 steps" in ran.stdout and "peak memory" in ran.stdout
+
+
+def test_all_sides_start_from_the_same_loss(tmp_path: Path) -> None:
+    from peers.train_plain import Shape
+    from peers.train_worker import Side
+
+    data = tmp_path / "tokens.npy"
+    np.save(data, np.arange(2000, dtype=np.uint16) % 61)
+    shape = Shape(2, 2, 64, 64, 32, 4)
+    losses = {}
+    for kind in ("ours", "autocast", "bf16"):
+        losses[kind] = Side(kind, shape, "cpu", data, {}).steps(3)["losses"]
+    assert losses["ours"] == pytest.approx(losses["autocast"], rel=5e-3)
+    assert losses["bf16"] == pytest.approx(losses["autocast"], rel=1e-2)
+
+
+def test_tokens_fit_the_vocabulary() -> None:
+    from peers.train_data import commonest
+
+    ids = np.array([7, 7, 7, 3, 3, 9])
+    assert commonest(ids, 3).tolist() == [0, 0, 0, 1, 1, 2]
+    assert commonest(ids, 10) is ids
+
+
+def test_the_peer_is_nanogpt_in_size() -> None:
+    from peers.train_plain import NanoGPT, Shape
+
+    with torch.device("meta"):
+        model = NanoGPT(Shape(12, 12, 768, 50304, 1024, 2))
+    assert sum(p.numel() for p in model.parameters()) == 124_373_760

@@ -1,0 +1,57 @@
+"""Compiling is decided by the run's length, said in one line, and left out where there is no compiler."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpt2.model.config import GPTConfig
+from gpt2.model.gpt import GPT
+from gpt2.train import compiled
+
+CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=32, context_length=16, vocab_size=50)
+PEAK = 989e12
+LONG = 1e15  # tokens
+
+
+@pytest.mark.parametrize(
+    ("mode", "device", "tokens", "line"),
+    [
+        ("off", "cuda", LONG, ""),
+        ("auto", "cpu", LONG, ""),
+        ("auto", "cuda", 1000.0, "not compiled: about 0 s of training would not repay it"),
+        ("auto", "cuda", LONG, "not compiled: no compiler here"),
+        ("on", "cpu", 1000.0, "not compiled: no compiler here"),
+    ],
+)
+def test_why_not(
+    mode: compiled.Mode, device: str, tokens: float, line: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(compiled, "why_not", lambda device: "no compiler here")
+    assert not compiled.compile_blocks(GPT(CONFIG), mode, device, PEAK, tokens)
+    said = capsys.readouterr().err
+    assert said.startswith(line) and said.count("\n") == bool(line)
+
+
+def test_a_long_run_on_a_gpu_is_compiled(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    model = GPT(CONFIG)
+    done: list[object] = []
+    monkeypatch.setattr(compiled, "why_not", lambda device: None)
+    monkeypatch.setattr(type(model.h[0]), "compile", lambda block: done.append(block), raising=False)
+    assert compiled.compile_blocks(model, "auto", "cuda", PEAK, LONG)
+    assert done == list(model.h)
+    assert capsys.readouterr().err.startswith("compiling the blocks")
+
+
+def test_a_processor_without_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    assert compiled.why_not("cpu") == "torch.compile needs a C++ compiler on a processor"
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function: object) -> None:
+        raise RuntimeError("no headers")
+
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: "/usr/bin/c++")
+    monkeypatch.setattr(compiled.torch, "compile", broken)
+    assert compiled.why_not("cpu") == "torch.compile fails here (RuntimeError)"
