@@ -110,11 +110,11 @@ def training_bytes(
     mesh, held = held is not None, held or whole(config)
     copies = 0 if mesh or step.dtype == "float32" else step.size * held.all
     moments = 4 * held.hidden + 8 * held.other if optimizer == "muon" else 8 * held.all
-    moment = largest_moment(config, step, optimizer, held, mesh)
-    kept = min(activation_bytes(config, step), moment.rest)
     fixed = BASE[step.dtype] if step.device == "cpu" else CUDA_BASE + (NCCL if mesh else 0)
     # A copy of masters and optimizer, and the model's matrices as its folder has them, transposed.
     snapshot = 4 * held.all + moments + 4 * held.hidden if saving and step.device == "cpu" else 0
+    moment = largest_moment(config, step, optimizer, held, mesh, snapshot)
+    kept = min(activation_bytes(config, step), moment.rest)
     return TrainingBytes(
         base=fixed,
         weights=4 * held.all + copies,
@@ -143,8 +143,8 @@ class Moment:
     rest: int
 
 
-def largest_moment(config: GPTConfig, step: Pass, optimizer: str, held: Held, mesh: bool) -> Moment:
-    """The moment of a step, or of an evaluation, at which a process holds most."""
+def largest_moment(config: GPTConfig, step: Pass, optimizer: str, held: Held, mesh: bool, saving: int) -> Moment:
+    """The moment of a step, or of an evaluation, at which a process holds most beside a checkpoint's copy."""
     head = head_bytes(config, step)
     kept = activation_bytes(config, step)
     body = kept - head.kept
@@ -162,13 +162,12 @@ def largest_moment(config: GPTConfig, step: Pass, optimizer: str, held: Held, me
         Moment(sums + short, block + table + unit),
         Moment(max(sums, short), muon + (4 * held.hidden if muon and not sums else 0)),
     ]
-    evaluation = evaluation_bytes(config, step)
     if step.fused and not mesh:
-        # Nothing that was freed goes back to the system there (kernels/allocator.py), and what stays cuts it up: an
-        # evaluation finds no room for its long tensors between a step's, nor a step's gradients among its activations.
-        together = max(m.rest for m in moments[:3]) + moments[3].rest + evaluation + head.always
-        return Moment(sums + short, together)
-    moments.append(Moment(sums, evaluation))
+        # Nothing that was freed goes back to the system there (kernels/allocator.py), and what stays cuts it up: a
+        # step's gradients find no room among its activations, nor Muon's stacks.
+        together = max(m.rest for m in moments[:3]) + moments[3].rest + evaluations_apart(config, step, saving)
+        return Moment(sums + short, together + head.always)
+    moments.append(Moment(sums, evaluation_bytes(config, step)))
     moments = [Moment(m.gradients, _heap(step, m.rest) + head.always) for m in moments]
     return max(moments, key=lambda m: m.gradients + m.rest)
 
@@ -272,6 +271,15 @@ def evaluation_bytes(config: GPTConfig, step: Pass) -> int:
     rows = min(tokens, EVALUATED_ROWS if step.device == "cpu" else GPU_HEAD_ROWS)
     wide = max(2 * config.n_inner, 4 * config.attention_width)
     return 4 * max(tokens * (2 * config.n_embd + wide), tokens * config.n_embd + 2 * rows * config.vocab_size)
+
+
+def evaluations_apart(config: GPTConfig, step: Pass, saving: int) -> int:
+    """What evaluations add where freed memory is kept: the first, of the short weights, finds no room between a step's
+    tensors, and the last, of the masters, none in what the first left; it does in what a checkpoint's copy of `saving`
+    bytes left, where that was twice as large.
+    """
+    last = evaluation_bytes(config, step)
+    return last // 2 + max(0, last + min(last, saving) - saving)
 
 
 def most_rows(fits: Callable[[int], bool], limit: int) -> int:
