@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -129,12 +129,3 @@ def open_batches(
     if cursor is not None:
         batches.load(cursor)
     return batches
-
-
-class LoaderBatches(TokenBatches):
-    """Of one text, `config` being this rank's."""
-
-    def __init__(self, loader: Loader, config: TrainConfig) -> None:
-        if config.mixture or config.pack != "stream":
-            raise UserError("mixture and pack: not built yet; leave them out")
-        super().__init__(loader, replace(config, batch_tokens=config.batch_tokens * loader.world_size))

@@ -16,7 +16,6 @@ from gpt2.errors import UserError
 from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.masks import Packed
 from gpt2.train.guard import KEEP, Guard, Habits
-from gpt2.train.guard import NonFiniteLoss as NonFiniteLoss
 from gpt2.train.optim import Optimizer
 from gpt2.train.weights import Weights
 

@@ -45,9 +45,8 @@ def warmup_steps(config: ScheduleConfig, max_steps: int, ramp: Ramp) -> int:
     return min(steps, max_steps - 1)
 
 
-def rate_factor(config: ScheduleConfig, step: int, max_steps: int, ramp: Ramp | int) -> float:
+def rate_factor(config: ScheduleConfig, step: int, max_steps: int, ramp: Ramp) -> float:
     """Share of the full learning rate at `step` (the first is 0, the last max_steps - 1); never quite 0 by warm-up."""
-    ramp = Ramp(1, ramp) if isinstance(ramp, int) else ramp
     warmup = ramp.tokens_before(warmup_steps(config, max_steps, ramp))
     before, end = ramp.tokens_before(step), ramp.tokens_before(max_steps)
     if before < warmup:
