@@ -1,4 +1,4 @@
-"""The four operations that have a fused form, each the plain one unless the fused one computes the same here.
+"""The operations that have a fused form, each the plain one unless the fused one computes the same here.
 
 Fused: training on a processor in bfloat16. numba compiles the kernels on first use and keeps them on disk.
 """
@@ -103,5 +103,8 @@ def have_kernels() -> bool:
     except Exception as error:  # a numba that does not fit numpy fails in many ways
         say(f"numba cannot be used ({type(error).__name__}: {error}); training goes on without its kernels")
         return False
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:  # both share one pool of OpenMP, and numba has just set it to all cores
+        torch.set_num_threads(threads)
     return True
