@@ -7,6 +7,7 @@ import math
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from gpt2.distributed.shards import global_norm, part
 from gpt2.model.config import GPTConfig
@@ -25,6 +26,13 @@ class MeshWeights(Weights):
         self.dtype, self.shared = dtype, True
         self.parameters = self.short = list(model.parameters())
         self.start_scale()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Of this process, sharded: after an evaluation, which has no backward, the root still lies whole and short."""
+        for module in self.master.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return super().tensors()
 
     def clear_gradients(self) -> None:
         """FSDP makes them anew."""
