@@ -53,8 +53,6 @@ def check_mesh(config: TrainConfig, sizes: MeshSizes) -> None:
             f"batch_tokens = {config.batch_tokens}: {config.batch_rows} rows of {config.model.context_length} tokens "
             f"cannot be dealt out evenly to {sizes.data_size} groups of processes; make them a multiple of it"
         )
-    if sizes.world_size > 1 and config.fp8:
-        raise UserError("--fp8: works in one process only, so far; leave it out")
 
 
 def resolve(config: TrainConfig, corpus: Corpus, place: Place) -> TrainConfig:

@@ -22,9 +22,6 @@ POSITIVE = (  # where they are given
     *("short_length", "outlier_z", "dp_replicate", "dp_shard", "tp"),
     *("log_every", "eval_every", "eval_tokens", "save_every", "sample_every", "keep_last"),
 )
-NOT_BUILT: dict[str, Any] = {  # refused unless they are what they have always been
-    "fp8": False,
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,6 @@ class TrainConfig:
     compile: Literal["auto", "on", "off"] = setting(
         "auto", "torch.compile; auto: where the run is long enough to repay it"
     )
-    fp8: bool = setting(False, "the big matrix products in 8 bits, on cards that have them")
     dp_replicate: int = setting(1, "groups of processes that hold the model each")
     dp_shard: int | None = setting(None, "processes that share a model's parameters; else all that are left")
     tp: int = setting(1, "processes that share each layer's heads and columns")
@@ -110,9 +106,6 @@ class TrainConfig:
             raise UserError(f"batch_ramp_tokens = {self.batch_ramp_tokens}: must not be negative")
         if not 0.0 <= self.short_fraction <= 1.0:
             raise UserError(f"short_fraction = {self.short_fraction}: must be between 0 and 1")
-        for name, default in NOT_BUILT.items():
-            if getattr(self, name) != default:
-                raise UserError(f"{name} = {getattr(self, name)}: not built yet; leave it out")
 
     def check_rows(self) -> None:
         """What can only be checked when the model is known: with `init` it is read from a folder."""

@@ -121,7 +121,6 @@ def machine_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
     if any(size not in (None, 1) for size in mesh.values()):
         found.append(("Processes", " x ".join(f"{name} {size or 1}" for name, size in mesh.items())))
     extras = [f"recompute {config.recompute}"] if config.recompute != "none" else []
-    extras += ["fp8"] if config.fp8 else []
     if extras:
         found.append(("Memory and speed", ", ".join(extras)))
     return found
