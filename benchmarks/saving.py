@@ -58,8 +58,7 @@ def watch(folder: Path, preset: str | None, saves: int, mode: bool) -> Watch:
     seen, call, write = Watch(), Save.__call__, Save.write
 
     def timed_call(self: Save, run: Run, result: StepResult) -> None:
-        writing = self.thread._thread is not None and self.thread._thread.is_alive()
-        seen.steps.append((result.seconds, writing))
+        seen.steps.append((result.seconds, self.thread.running))
         start = time.perf_counter()
         call(self, run, result)
         if run.state.step % BETWEEN == 0:

@@ -74,4 +74,4 @@ def copied(piece: Piece, before: Piece | None) -> Piece:
     """One piece's copy; from a GPU without waiting for it, into pinned memory."""
     local = piece.local
     room = before.local if before else torch.empty_like(local, device="cpu", pin_memory=local.is_cuda)
-    return replace(piece, local=room.copy_(local, non_blocking=True))
+    return replace(piece, local=room.copy_(local, non_blocking=local.is_cuda))

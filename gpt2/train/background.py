@@ -22,6 +22,11 @@ class Background:
         """Whether the work ended in an error that nobody has asked for yet."""
         return self._error is not None
 
+    @property
+    def running(self) -> bool:
+        """Whether the work is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self, work: Callable[[], None]) -> None:
         """Begin; the work before must have been joined."""
         assert self._thread is None

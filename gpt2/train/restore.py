@@ -41,6 +41,8 @@ def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
     from gpt2.checkpoint import sharded
 
     numbers = read_numbers(step)
+    if "data" not in numbers:
+        raise UserError(f"{step}: written by an older version; start a new run from its model with --init {step}")
     refuse_other_data(step, numbers["data"], identity(corpus), config.data)
     weights = {WEIGHTS + name: tensor for name, tensor in run.weights.tensors().items()}
     optimizer = {OPTIMIZER + name: tensor for name, tensor in run.optimizer.tensors().items()}
