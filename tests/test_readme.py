@@ -119,6 +119,7 @@ def write_texts(folder: Path) -> None:
     with (folder / "rows.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["text", "body"], *(row.values() for row in rows)])
     (folder / "dump.txt.gz").write_bytes(gzip.compress(text.encode()))
+    shutil.copytree(ROOT / "configs", folder / "configs")
 
 
 @pytest.fixture
