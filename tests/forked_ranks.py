@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,27 +15,43 @@ import sys
 import time
 from pathlib import Path
 
-import torch.distributed.checkpoint
-import torch.distributed.fsdp  # noqa: F401  (so that the forked have it)
-
 from gpt2.cli.main import main as gpt2
-from gpt2.train import pretrain  # noqa: F401  (likewise)
 
 SHAPE = ["--n_layer", "2", "--n_head", "2", "--n_embd", "32", "--context_length", "16", "--dtype", "float32"]
 RHYTHM = ["--batch_tokens", "256", "--micro_batch_size", "2", "--save_every", "3", "--keep_last", "9"]
 LONG = ["--max_steps", "100000", "--device", "cpu"]
 SHORT = ["--max_steps", "8", "--device", "cpu"]
+HALF = ["--dtype", "bfloat16", "--max_steps", "6", "--save_every", "2", "--eval_every", "2", "--device", "cpu"]
+
+# Four heads, so that four processes can share them; nothing is saved before the end.
+WIDE = ["--n_layer", "2", "--n_head", "4", "--n_embd", "32", "--context_length", "16", "--dtype", "float32"]
+TWENTY = ["--batch_tokens", "256", "--max_steps", "20", "--device", "cpu"]
+QUIET = ["--eval_every", "20", "--save_every", "20", "--optimizer", "adamw", "--learning_rate", "1e-3"]
+MESHES = {  # name -> dp_replicate, dp_shard, tp
+    "dp2": (2, 1, 1),
+    "dp4": (4, 1, 1),
+    "fsdp2": (1, 2, 1),
+    "fsdp4": (1, 4, 1),
+    "tp2": (1, 1, 2),
+    "tp4": (1, 1, 4),
+    "fsdp2_tp2": (1, 2, 2),
+    "dp2_fsdp2": (2, 2, 1),
+}
 
 
 def main(folder: Path, tokens: Path) -> None:
     begin = ["train", "--data", str(tokens), *SHAPE, *RHYTHM, "--out"]
-    codes = {"whole": finish(start(4, [*begin, str(folder / "whole"), *SHORT]))}
+    on_meshes = ["train", "--data", str(tokens), *WIDE, *TWENTY, *QUIET, "--out"]
+    load()
+    codes = {"alone": [gpt2([*on_meshes, str(folder / "alone"), "--micro_batch_size=16"])]}
+    codes["whole"] = finish(start(4, [*begin, str(folder / "whole"), *SHORT]))
     for count in (4, 2, 1):
         resumed = folder / f"on{count}"
         shutil.copytree(folder / "whole", resumed, symlinks=True)
         for step in (6, 8):
             shutil.rmtree(resumed / f"step_{step:08d}")
         codes[f"on{count}"] = finish(start(count, ["train", "--resume", str(resumed)]))
+    codes |= half(folder, begin) | meshes(folder, on_meshes)
     stopped = folder / "stopped"
     running = start(4, [*begin, str(stopped), *LONG])
     while not (stopped / "step_00000003").exists():
@@ -43,6 +60,31 @@ def main(folder: Path, tokens: Path) -> None:
     os.kill(running[2], signal.SIGTERM)
     codes["stopped"] = finish(running)
     print(json.dumps({"codes": codes, "seconds": time.monotonic() - begun}))
+
+
+def load() -> None:
+    """Import here what the forked would each import; a run in this process brings the rest."""
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp
+    import torch.distributed.tensor.parallel  # noqa: F401
+
+
+def half(folder: Path, begin: list[str]) -> dict[str, list[int]]:
+    """Two processes in bfloat16 that evaluate and save in the same steps, and two that go on from the last but one."""
+    codes = {"half": finish(start(2, [*begin, str(folder / "half"), *HALF]))}
+    shutil.copytree(folder / "half", folder / "half_again", symlinks=True)
+    shutil.rmtree(folder / "half_again" / "step_00000006")
+    return codes | {"half_again": finish(start(2, ["train", "--resume", str(folder / "half_again")]))}
+
+
+def meshes(folder: Path, begin: list[str]) -> dict[str, list[int]]:
+    """The same twenty steps on every mesh."""
+    codes = {}
+    for name, sizes in MESHES.items():
+        words = [f"--{key}={size}" for key, size in zip(("dp_replicate", "dp_shard", "tp"), sizes, strict=True)]
+        words += [f"--micro_batch_size={4 * sizes[2]}"]  # tensor parallelism is slow to call: fewer, larger passes
+        codes[name] = finish(start(math.prod(sizes), [*begin, str(folder / name), *words]))
+    return codes
 
 
 def start(count: int, words: list[str]) -> list[int]:

@@ -1,14 +1,16 @@
-"""A run of four processes is resumed by four, two and one, and stops as one when one of them is asked to."""
+"""Runs of several processes: on every mesh the losses of one alone; resumed by as many and fewer; stopped as one."""
 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forked_ranks import MESHES
 
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
@@ -49,6 +51,21 @@ def test_fewer_processes_go_on_with_the_same_losses(runs: Runs, count: int) -> N
     assert runs.codes[f"on{count}"] == [0] * count
     for mine, whole in zip(runs.trace(f"on{count}"), runs.trace("whole"), strict=True):
         assert mine == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_mesh_has_the_losses_of_one_process(runs: Runs, mesh: str) -> None:
+    assert runs.codes[mesh] == [0] * math.prod(MESHES[mesh])
+    mine, alone = (runs.trace(name) for name in (mesh, "alone"))
+    assert len(alone) == 20
+    for step, (found, expected) in enumerate(zip(mine, alone, strict=True), 1):
+        assert found == pytest.approx(expected, rel=1e-5), f"step {step}"
+
+
+def test_two_processes_in_bfloat16_go_on_bit_for_bit_from_an_evaluated_step(runs: Runs) -> None:
+    assert runs.codes["half"] == runs.codes["half_again"] == [0, 0]
+    assert len(runs.trace("half")) == 6
+    assert runs.trace("half_again") == runs.trace("half")
 
 
 def test_a_signal_to_one_of_four_makes_all_save_and_leave_in_peace(runs: Runs) -> None:
