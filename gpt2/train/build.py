@@ -37,12 +37,13 @@ def sizes_of(config: TrainConfig, world_size: int) -> MeshSizes:
 
 
 def resolve_shape(config: TrainConfig, corpus: Corpus, runtime: Runtime) -> TrainConfig:
-    """Device, number format and the model's shape, checked against the mesh; the same in all processes."""
+    """Device, number format, mesh and the model's shape, checked together; the same in all processes."""
     model = resolve_model(config, corpus)
     config = replace(config, device=runtime.device, dtype=runtime.dtype, model=model)
     config.check_rows()
-    check_mesh(config, sizes_of(config, runtime.world_size))
-    return config
+    sizes = sizes_of(config, runtime.world_size)
+    check_mesh(config, sizes)
+    return replace(config, dp_shard=sizes.dp_shard)
 
 
 def check_mesh(config: TrainConfig, sizes: MeshSizes) -> None:

@@ -31,6 +31,7 @@ from gpt2.train.faults import disk_error, last_good
 from gpt2.train.guard import BadStep
 from gpt2.train.hooks import Evaluate, Log, Sample, Stretch
 from gpt2.train.live import Live
+from gpt2.train.lock import alone_in
 from gpt2.train.loop import Run, TrainState, fit
 from gpt2.train.report import write_report
 from gpt2.train.restore import find_step, identity, restore
@@ -44,6 +45,8 @@ CHANGEABLE = (
     *("dp_replicate", "dp_shard", "tp", "micro_batch_size", "recompute", "compile", "device"),
     *("on_outlier", "outlier_z"),
 )
+
+LEAVING = 30.0  # seconds that processes which torchrun replaces may take to end
 
 Sampler = Callable[[GPT, Tokenizer], str]
 
@@ -77,8 +80,9 @@ def pretrain(
         config = resolve(config, corpus, place)
         run = build_run(config, corpus, place)  # before anything is written: a start that fails leaves no run behind
         out = Path(config.out)
-        place.ranks.attempt(lambda: write_settings(out, config) if place.ranks.is_main else None)
-        return train_run(config, corpus, run, sampler, quiet)
+        with alone_in(out, place.ranks):
+            place.ranks.attempt(lambda: begin(out, config) if place.ranks.is_main else None)
+            return train_run(config, corpus, run, sampler, quiet)
 
 
 def prepare(config: TrainConfig) -> tuple[Runtime, TrainConfig, Corpus]:
@@ -86,14 +90,24 @@ def prepare(config: TrainConfig) -> tuple[Runtime, TrainConfig, Corpus]:
     if not config.out or not config.data:
         raise UserError("name the tokens with --data DIR and the run's folder with --out RUN")
     out = Path(config.out).expanduser()
-    if (out / "config.toml").exists():
-        raise UserError(f"{out}: holds a run already; go on with it by --resume {out}, or choose another --out")
+    refuse_a_run(out)
     check_trackers(config)
     init = config.init and str(find_folder(config.init).resolve())
     config = replace(absolute(config), out=str(out), init=init)
     runtime = Runtime.detect(config.device, config.dtype)
     corpus = open_corpus(config)
     return runtime, resolve_shape(config, corpus, runtime), corpus
+
+
+def refuse_a_run(out: Path) -> None:
+    if (out / "config.toml").exists():
+        raise UserError(f"{out}: holds a run already; go on with it by --resume {out}, or choose another --out")
+
+
+def begin(out: Path, config: TrainConfig) -> None:
+    """Make the folder a run; another that began while this one was being built comes first."""
+    refuse_a_run(out)
+    write_settings(out, config)
 
 
 def resume(
@@ -106,14 +120,15 @@ def resume(
     with joined() as peers:
         runtime, config, corpus = peers.attempt(lambda: reopen(Path(out), changes or {}))
         place = take_place(runtime, sizes_of(config, runtime.world_size))
-        step = find_step(Path(out), place.ranks)
-        run = build_run(config if step is None else replace(config, init=None), corpus, place)
-        if step is None:
-            say(f"{out}: no checkpoint yet; starting from step 0")
-        else:
-            restore(run, corpus, config, step)
-            say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
-        return train_run(config, corpus, run, sampler, quiet)
+        with alone_in(Path(out), place.ranks, LEAVING if restarted() else 0.0):
+            step = find_step(Path(out), place.ranks)
+            run = build_run(config if step is None else replace(config, init=None), corpus, place)
+            if step is None:
+                say(f"{out}: no checkpoint yet; starting from step 0")
+            else:
+                restore(run, corpus, config, step)
+                say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
+            return train_run(config, corpus, run, sampler, quiet)
 
 
 def reopen(out: Path, changes: Mapping[str, Any]) -> tuple[Runtime, TrainConfig, Corpus]:
@@ -121,10 +136,13 @@ def reopen(out: Path, changes: Mapping[str, Any]) -> tuple[Runtime, TrainConfig,
     if others := sorted(set(changes) - set(CHANGEABLE)):
         name = others[0] if not isinstance(changes[others[0]], dict) else next(iter(changes[others[0]]))
         raise UserError(f"--{name}: a resumed run keeps its settings; to change them start anew with --init {out}")
-    config = compose(read_run_config(out), out=str(out), **changes)
+    # How many share the parameters was what the first start left over; these may be other processes.
+    config = compose(read_run_config(out), out=str(out), **{"dp_shard": None, **changes})
     check_trackers(config)
     runtime = Runtime.detect(config.device, config.dtype)
-    check_mesh(config, sizes_of(config, runtime.world_size))
+    sizes = sizes_of(config, runtime.world_size)
+    check_mesh(config, sizes)
+    config = replace(config, dp_shard=sizes.dp_shard)
     corpus = open_corpus(config)
     if corpus.train.meta.vocab_size > config.model.vocab_size:
         raise UserError(f"{config.data}: made with another vocabulary since {out} began; prepare it as it was")

@@ -62,6 +62,18 @@ def test_a_mesh_has_the_losses_of_one_process(runs: Runs, mesh: str) -> None:
         assert found == pytest.approx(expected, rel=1e-5), f"step {step}"
 
 
+@pytest.mark.parametrize(
+    ("run", "mesh"),
+    [
+        ("fsdp4", "dp_replicate 1 x dp_shard 4 x tp 1"),
+        ("whole", "dp_replicate 1 x dp_shard 4 x tp 1"),
+        ("on2", "dp_replicate 1 x dp_shard 2 x tp 1"),
+    ],
+)
+def test_the_mesh_that_was_left_to_choose_is_written_down(runs: Runs, run: str, mesh: str) -> None:
+    assert mesh in (runs.folder / run / "report.html").read_text(encoding="utf-8")
+
+
 def test_two_processes_in_bfloat16_go_on_bit_for_bit_from_an_evaluated_step(runs: Runs) -> None:
     assert runs.codes["half"] == runs.codes["half_again"] == [0, 0]
     assert len(runs.trace("half")) == 6
