@@ -12,6 +12,7 @@ import importlib
 import itertools
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("gpt2.cli.inspect", "Show what is inside a model: sizes, predictions, activations"),
     "doctor": ("gpt2.cli.doctor", "Show what this machine has, how fast it is, and what is missing"),
 }
+SAVING = "saving"  # the thread of train/background.py
 EXIT_BUG, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -110,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _let_go_of_stdout()
         return EXIT_PIPE
     except (KeyboardInterrupt, click.Abort):
-        return _report("interrupted", EXIT_INTERRUPTED)
+        return _leave(_report("interrupted", EXIT_INTERRUPTED))
     except Exception as error:
         if _wants_debug(words):
             traceback.print_exc()
@@ -156,6 +158,17 @@ def _usage(error: click.ClickException) -> str:
 
 def _report(message: str, code: int) -> int:
     print("gpt2:", " ".join(message.split()), file=sys.stderr, flush=True)
+    return code
+
+
+def _leave(code: int) -> int:
+    """The code; where a checkpoint is still being written (train/background.py), the process ends here instead.
+
+    Python would end that thread in the midst of torch's C++, which takes the process with it: "terminate called".
+    """
+    if any(thread.name == SAVING for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(code)
     return code
 
 

@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,31 @@ def test_each_failure_has_its_line_and_code(
     ran = gpt2("doctor")
     assert ran.code == code
     assert line in ran.err and ran.err.count("\n") == bool(line)
+
+
+def test_a_checkpoint_in_the_making_does_not_hold_an_interrupted_process() -> None:
+    # Were the thread one of torch's C++, Python's own end would abort the process.
+    script = """
+import sys, threading, time
+from gpt2.cli import main as frame
+def interrupted(words):
+    threading.Thread(target=time.sleep, args=(60,), name=frame.SAVING).start()
+    raise KeyboardInterrupt
+frame._run = interrupted
+sys.exit(frame.main(["train"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "gpt2: interrupted\n")
+
+
+def test_the_thread_that_saves_has_the_name_that_is_looked_for() -> None:
+    from gpt2.train.background import Background
+
+    names: list[str] = []
+    thread = Background()
+    thread.start(lambda: names.append(threading.current_thread().name))
+    assert thread.join() is None
+    assert names == [frame.SAVING]
 
 
 @pytest.mark.parametrize("by_flag", [True, False])
