@@ -25,7 +25,7 @@ CUDA_BASE = 900 * MB
 NCCL = 1500 * MB  # its buffers, where there are several processes
 HEAP = 1.10  # freed tensors of a few megabytes leave gaps in a processor's heap
 TILE = 64  # columns of a tile of the processor's flash attention (kernels/flash.py)
-EVAL_TOKENS = 16_384  # of one batch of an evaluation (train/validate.py)
+EVAL_TOKENS = {"cpu": 4_096, "cuda": 16_384}  # of one batch of an evaluation (train/validate.py)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def evaluation_bytes(config: GPTConfig, step: Pass) -> int:
     and their log-softmax.
     """
     length = step.length or config.context_length
-    tokens = max(1, EVAL_TOKENS // length) * length
+    tokens = max(1, EVAL_TOKENS[step.device] // length) * length
     rows = min(tokens, EVALUATED_ROWS if step.device == "cpu" else GPU_HEAD_ROWS)
     wide = max(2 * config.n_inner, 4 * config.attention_width)
     return 4 * max(tokens * (2 * config.n_embd + wide), tokens * config.n_embd + 2 * rows * config.vocab_size)
