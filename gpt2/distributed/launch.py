@@ -48,7 +48,14 @@ def joined(world_size: int | None = None) -> Iterator[Ranks]:
         raise UserError(f"{size} processes were started, but this build of torch has no torch.distributed: start one")
     begun = not dist.is_initialized()
     if begun:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        # torchrun's store outlives a restart: without a name of its own a new group finds the dead one's addresses.
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
+        store, rank, _ = next(rendezvous("env://"))
+        own = PrefixStore(f"gpt2.attempt.{attempts()}", store)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=own, rank=rank, world_size=size)
         quieten()
     try:
         yield Together(dist.get_rank(), local_rank(), size, dist.get_rank(), size)
@@ -98,7 +105,12 @@ def local_rank() -> int:
 
 def restarted() -> bool:
     """Whether torchrun has started this group of processes anew after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return attempts() > 0
+
+
+def attempts() -> int:
+    """How often torchrun has started this group anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def lost_peer(error: RuntimeError) -> bool:
