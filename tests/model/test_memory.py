@@ -111,6 +111,7 @@ from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
 from gpt2.train.optim import Optimizer
+from gpt2.train.validate import BATCH_TOKENS
 from gpt2.train.weights import Weights
 
 def train(rows, **shape):
@@ -125,7 +126,7 @@ def train(rows, **shape):
         optimizer.step(1.0)
         weights.publish()
     with torch.no_grad():  # an evaluation
-        ids = torch.randint(config.vocab_size, (16384 // config.context_length, config.context_length))
+        ids = torch.randint(config.vocab_size, (BATCH_TOKENS["cpu"] // config.context_length, config.context_length))
         weights.worker(ids, ids)
 
 train(1, n_layer=1, n_head=2, n_embd=32, vocab_size=64, context_length=16)
