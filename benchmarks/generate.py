@@ -163,14 +163,16 @@ def turn(worker: Worker, part: str, dice: random.Random, vocab_size: int, limits
     if part == "load":
         return {part: worker("load")}
     if part == "prefill":
-        found = {part: worker("prefill", *prompts(LONG_PROMPT)), "peak": limits.gemm()}
+        rate, peak = worker("prefill", *prompts(LONG_PROMPT)), limits.gemm()
+        found = {part: rate, "peak": peak, "prefill of peak": rate / peak}
         if worker.format.engine == "CTranslate2":
             found["forward"] = worker("forward", *prompts(LONG_PROMPT))
         return found
     if part == "decode":
         before = limits.bandwidth()
         rate = worker("decode", *prompts(PROMPT), NEW)
-        return {part: rate, "bandwidth": (before + limits.bandwidth()) / 2}
+        bandwidth = (before + limits.bandwidth()) / 2
+        return {part: rate, "bandwidth": bandwidth, "decode of bandwidth": rate / bandwidth}
     if part == "streams":
         return {part: worker("streams", prompts(*[PROMPT] * STREAMS), NEW)}
     return {part: worker("mixed", prompts(*spread(PROMPT, dice)), spread(NEW, dice))}
@@ -227,7 +229,7 @@ def table(medians: Medians, parts: list[str], formats: list[Format], losses: dic
 def limits_table(medians: Medians, formats: list[Format], paths: dict[Format, Path], folder: Path) -> str:
     """Decode as bytes a second against the memory's, prefill as FLOP/s against multiplication in bfloat16.
 
-    Adds "share" to the medians: the claims are made of it.
+    Shares are medians of each turn's own: the limit drifts between them. Adds "share" to the medians, for the claims.
     """
     lines = [
         "| engine | weights | MB a token | GB/s | memory then, GB/s | share | prefill GFLOP/s | bf16 peak | share |"
@@ -241,7 +243,7 @@ def limits_table(medians: Medians, formats: list[Format], paths: dict[Format, Pa
         cells.append(f"{size / 1e6:.0f}")
         cells += _against(medians, "decode", size, "bandwidth", format)
         if format in medians.get("decode", {}):
-            shares[format] = medians["decode"][format] * size / medians["bandwidth"][format]
+            shares[format] = medians["decode of bandwidth"][format] * size
         cells += _against(medians, "prefill", flops, "peak", format)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -252,7 +254,8 @@ def _against(medians: Medians, part: str, each: float, limit: str, format: Forma
     if format not in medians.get(part, {}):
         return ["", "", ""]
     rate, most = medians[part][format] * each, medians[limit][format]
-    return [f"{rate / 1e9:.1f}", f"{most / 1e9:.1f}", f"{100 * rate / most:.0f} %"]
+    share = medians[f"{part} of {limit}"][format] * each
+    return [f"{rate / 1e9:.1f}", f"{most / 1e9:.1f}", f"{100 * share:.0f} %"]
 
 
 if __name__ == "__main__":
