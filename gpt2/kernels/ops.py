@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, STORED_ATTENTION
 from gpt2.kernels.chunked import ChunkedHeadLoss, loss_only
+from gpt2.kernels.patterns import masked_attention
 from gpt2.runtime import say
 
 TURNED_WIDTH = 768  # layers narrower than this lose more by turning the gradient than their product gains
@@ -38,8 +39,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    """softmax(q k' / sqrt(D)) v over what is before each token: (B, H, T, D) each."""
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, window: int = 0, stride: int = 1) -> Tensor:
+    """softmax(q k' / sqrt(D)) v over what each token sees (see patterns.py): (B, H, T, D) each."""
+    if window or stride > 1:
+        return masked_attention(q, k, v, dropout, window, stride)
     if dropout == 0.0 and fusible(q):
         from gpt2.kernels import fused
 

@@ -1,7 +1,8 @@
 """Who may look at whom: the contexts of one forward pass that own positions and mask.
 
 A context is what `GPT.forward` asks two things of: where each token stands, and how a layer's queries attend.
-`Causal` is one whole text a row, `Packed` several texts a row, `kv_cache.KVCache` a text that goes on.
+`Causal` is one whole text a row, `Packed` several texts a row, `kv_cache.KVCache` a text that goes on. A layer's own
+pattern (dense, banded, strided) is the config's; `kernels/patterns.py` says what it means.
 
     B rows  T new tokens  S all tokens seen  H heads  D head_dim
 """
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from gpt2.errors import UserError
 from gpt2.kernels import ops
+from gpt2.kernels.patterns import visible
 from gpt2.model.config import GPTConfig
 
 
@@ -40,10 +42,11 @@ class Causal:
 
     def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
         check_room(input_ids.size(1), config)
+        self.config = config
         return torch.arange(input_ids.size(1), device=input_ids.device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        return ops.causal_attention(q, k, v, dropout)
+        return ops.causal_attention(q, k, v, dropout, self.config.window(layer), self.config.stride(layer))
 
     def finish(self) -> None:
         pass
@@ -57,7 +60,8 @@ class Packed:
 
     def __init__(self, segment_ids: Tensor) -> None:
         self.segment_ids = segment_ids
-        self.mask: Tensor | None = None
+        self.first = torch.empty(0)  # (B, T) where each token's segment begins
+        self.masks: dict[tuple[int, int], Tensor] = {}  # (B, 1, T, T) of each pattern
 
     def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
         if self.segment_ids.shape != input_ids.shape:
@@ -66,18 +70,25 @@ class Packed:
         index = torch.arange(ids.size(1), device=ids.device)
         starts = torch.ones_like(ids, dtype=torch.bool)
         starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
-        first = torch.where(starts, index, 0).cummax(dim=1).values  # (B, T) where each token's segment begins
-        positions = index - first
+        self.config, self.masks = config, {}
+        self.first = torch.where(starts, index, 0).cummax(dim=1).values
+        positions = index - self.first
         check_room(int(positions.max()) + 1, config)
-        same = first[:, :, None] == first[:, None, :]
-        self.mask = (same & (index[:, None] >= index[None, :]))[:, None]  # (B, 1, T, T)
         return positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, dropout_p=dropout)
+        mask = self._mask(self.config.window(layer), self.config.stride(layer))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
     def finish(self) -> None:
-        self.mask = None
+        self.masks = {}
+
+    def _mask(self, window: int, stride: int) -> Tensor:
+        if (window, stride) not in self.masks:
+            index = torch.arange(self.first.size(1), device=self.first.device)
+            same = self.first[:, :, None] == self.first[:, None, :]
+            self.masks[window, stride] = (same & visible(index, index, window, stride))[:, None]
+        return self.masks[window, stride]
 
 
 def check_room(length: int, config: GPTConfig) -> None:
