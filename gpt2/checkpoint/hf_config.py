@@ -63,7 +63,7 @@ def config_from_hf(values: Mapping[str, Any], origin: str) -> GPTConfig:
         raise UserError(f"{origin}: key {error} is missing") from None
     ours = {name: values[name] for name in ("bias", *EXTRA) if name in values}
     whole = {name: ours[name] for name in ("head_dim", "band_width", "attention_stride") if name in ours}
-    for key, number in {**known, **whole}.items():
+    for key, number in (known | whole).items():
         if type(number) is not int:
             raise UserError(f"{origin}: {key} = {number!r}: must be a whole number")
     return GPTConfig(

@@ -1,7 +1,8 @@
 """Who sees whom in a layer, as a mask: the oracle of every faster form of sparse attention.
 
-A pattern is two numbers. `window`: tokens that a token sees, itself among them, 0 without bound; `stride`: how far apart
-they are, 1 for neighbours. Dense is (0, 1), a band of w is (w, 1), the Sparse Transformer's strided head is (0, s).
+A pattern is two numbers. `window`: how far a token looks back, in tokens, itself among them, 0 without bound; `stride`:
+how far apart the tokens are that it sees. Dense is (0, 1), a band of w is (w, 1), the Sparse Transformer's strided head
+is (0, s).
 
     T queries  S keys  D head_dim
 """
