@@ -9,15 +9,15 @@ pattern (dense, banded, strided) is the config's; `kernels/patterns.py` says wha
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gpt2.errors import UserError
-from gpt2.kernels import ops
-from gpt2.kernels.patterns import visible
+from gpt2.kernels import flex, ops
+from gpt2.kernels.patterns import Pattern
 from gpt2.model.config import GPTConfig
 
 
@@ -42,11 +42,12 @@ class Causal:
 
     def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
         check_room(input_ids.size(1), config)
-        self.config = config
+        self.patterns = causal_patterns(config)
+        flex.prepare_all(self.patterns, input_ids)
         return torch.arange(input_ids.size(1), device=input_ids.device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        return ops.causal_attention(q, k, v, dropout, self.config.window(layer), self.config.stride(layer))
+        return ops.causal_attention(q, k, v, dropout, self.patterns[layer])
 
     def finish(self) -> None:
         pass
@@ -60,8 +61,6 @@ class Packed:
 
     def __init__(self, segment_ids: Tensor) -> None:
         self.segment_ids = segment_ids
-        self.first = torch.empty(0)  # (B, T) where each token's segment begins
-        self.masks: dict[tuple[int, int], Tensor] = {}  # (B, 1, T, T) of each pattern
 
     def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
         if self.segment_ids.shape != input_ids.shape:
@@ -70,25 +69,28 @@ class Packed:
         index = torch.arange(ids.size(1), device=ids.device)
         starts = torch.ones_like(ids, dtype=torch.bool)
         starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
-        self.config, self.masks = config, {}
-        self.first = torch.where(starts, index, 0).cummax(dim=1).values
-        positions = index - self.first
+        first = torch.where(starts, index, 0).cummax(dim=1).values  # (B, T) where each token's segment begins
+        positions = index - first
         check_room(int(positions.max()) + 1, config)
+        self.patterns = patterns(config, first)
+        flex.prepare_all(self.patterns, input_ids)
         return positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        mask = self._mask(self.config.window(layer), self.config.stride(layer))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return ops.causal_attention(q, k, v, dropout, self.patterns[layer])
 
     def finish(self) -> None:
-        self.masks = {}
+        pass
 
-    def _mask(self, window: int, stride: int) -> Tensor:
-        if (window, stride) not in self.masks:
-            index = torch.arange(self.first.size(1), device=self.first.device)
-            same = self.first[:, :, None] == self.first[:, None, :]
-            self.masks[window, stride] = (same & visible(index, index, window, stride))[:, None]
-        return self.masks[window, stride]
+
+def patterns(config: GPTConfig, first: Tensor | None = None) -> list[Pattern]:
+    """Each layer's pattern; layers of a kind share theirs."""
+    kinds: dict[tuple[int, int], Pattern] = {}
+    pairs = [(config.window(layer), config.stride(layer)) for layer in range(config.n_layer)]
+    return [kinds.setdefault(pair, Pattern(*pair, first)) for pair in pairs]
+
+
+causal_patterns = functools.lru_cache(maxsize=8)(patterns)  # so that what is made of them serves every pass
 
 
 def check_room(length: int, config: GPTConfig) -> None:
