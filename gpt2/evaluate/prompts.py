@@ -233,7 +233,7 @@ class PromptBuilder:
             longest = max(self._tokens([], option) for option in options)
             raise UserError(
                 f"an item of {longest:,} tokens with its answer and room for {self.room:,} more do not fit the "
-                f"context of {self.context_length:,} tokens, even without examples"
+                f"context of {self.context_length:,} tokens, even without examples; shorten it, or leave less room"
             )
         return low
 
