@@ -25,8 +25,8 @@ def shot_options(command: Command) -> Command:
             "--task",
             metavar="TEMPLATE",
             callback=read_escapes,
-            help=r"How an item is written up to its answer, as 'English: {input}\nFrench:'. PROMPT then fills the field; "
-            'of several fields it is a JSON object: {"question": "...", "topic": "..."}.',
+            help=r"How an item is written up to its answer, as 'English: {input}\nFrench:'. PROMPT then fills the "
+            'field; of several fields it is a JSON object: {"question": "...", "topic": "..."}.',
         ),
         click.option("--shots", metavar="FILE", help="With --task: solved items, one JSON object of fields a line."),
         click.option(
@@ -66,7 +66,9 @@ def refuse_without_task(flags: dict[str, Any]) -> None:
     """Flags that would do nothing beside others."""
     if flags["task"] is None:
         for name in filter(named, NEED_TASK):
-            raise UserError(f"--{name.replace('_', '-')}: only a task has it; add --task 'English: {{input}}\\nFrench:'")
+            raise UserError(
+                f"--{name.replace('_', '-')}: only a task has it; add --task 'English: {{input}}\\nFrench:'"
+            )
         return
     if flags["input_"] is not None:
         raise UserError("--task: does not go with --input; leave one out")

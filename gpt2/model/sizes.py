@@ -31,6 +31,11 @@ def embedding_parameters(config: GPTConfig) -> int:
     return (config.vocab_size + config.context_length) * config.n_embd
 
 
+def non_embedding_parameters(config: GPTConfig) -> int:
+    """The blocks and the last norm: without embeddings and head, as Kaplan et al. (2020) count a model's size."""
+    return config.n_layer * block_parameters(config) + _norm(config)
+
+
 def block_parameters(config: GPTConfig) -> int:
     """One Transformer block: attention, MLP and two layer norms."""
     matrices = kernel_numbers(config)

@@ -1,4 +1,4 @@
-"""`gpt2 generate --task`: solved examples before the item; what stands in the prompt is what evaluate/prompts.py says."""
+"""`gpt2 generate --task`: solved examples before the item, as evaluate/prompts.py puts them together."""
 
 from __future__ import annotations
 

@@ -21,7 +21,11 @@ FRENCH = Template("English: {input}\nFrench:")
 words = st.text("ab \n\u00e9", max_size=12)
 examples = st.lists(st.builds(Example, words, words, st.none() | st.integers(0, 3)), max_size=12)
 forms = st.builds(
-    Form, st.none() | st.integers(0, 6), st.sampled_from(["\n", "\n\n"]), st.sampled_from(["", "Translate."]), st.booleans()
+    Form,
+    st.none() | st.integers(0, 6),
+    st.sampled_from(["\n", "\n\n"]),
+    st.sampled_from(["", "Translate."]),
+    st.booleans(),
 )
 
 
