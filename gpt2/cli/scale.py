@@ -95,7 +95,7 @@ def read_or_make_plan(
         rungs = tuple(make_rung(number, model, SHORT_TOKENS) for number, model in enumerate(models, 1))
         plan = replace(draft, held_out_tokens=SHORT_TOKENS, rungs=rungs)
     else:
-        plan = make_plan(draft, models, 60 * minutes - (time.monotonic() - begin))
+        plan = make_plan(draft, models, 60 * minutes - (time.monotonic() - begin), folder)
     folder.mkdir(parents=True, exist_ok=True)
     plan.write(path)
     return plan

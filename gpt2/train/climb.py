@@ -58,11 +58,11 @@ class Prediction:
     points: tuple[Point, ...]
 
 
-def make_plan(draft: Plan, models: Sequence[GPTConfig], seconds: float) -> Plan:
+def make_plan(draft: Plan, models: Sequence[GPTConfig], seconds: float, out: Path) -> Plan:
     """The draft with its sizes: each is measured on this machine for a few seconds, then the time is dealt out."""
     begin = time.monotonic()
     say(f"measuring {len(models)} sizes for {clock(seconds)} of training")
-    speeds = [seconds_per_token(draft.settings(make_rung(0, model, 1), Path())) for model in models]
+    speeds = [seconds_per_token(draft.settings(make_rung(0, model, 1), out)) for model in models]
     rungs = divide(models, speeds, seconds - (time.monotonic() - begin), draft.held_out_tokens)
     warn(rungs, len(open_split(draft.data, "train")))
     return replace(draft, rungs=tuple(rungs))
@@ -80,7 +80,7 @@ def warn(rungs: Sequence[Rung], text: int) -> None:
 
 def seconds_per_token(config: TrainConfig) -> float:
     """Of a training step, measured on a run that is thrown away."""
-    config = replace(config, max_tokens=None, max_steps=1000, out="measured")
+    config = replace(config, max_tokens=None, max_steps=1000)
     runtime, config, corpus = prepare(config)
     place = take_place(runtime, sizes_of(config, runtime.world_size))
     config = resolve(config, corpus, place)
