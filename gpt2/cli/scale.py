@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,12 +18,13 @@ from gpt2.cli.inspect import table
 from gpt2.errors import UserError
 
 if TYPE_CHECKING:
+    from gpt2.model.config import GPTConfig
     from gpt2.train.climb import Prediction
     from gpt2.train.ladder import Plan
     from gpt2.train.scaling import Point
 
 VOCABULARY = 2048  # of a text that is prepared here: more would make the small sizes all embedding
-SHORT_TOKENS = 1024  # of each size under GPT2_SHORT=1, which the tests of the documentation set
+SHORT_TOKENS = 2048  # of the smallest size under GPT2_SHORT=1, which the tests of the documentation set
 
 
 @click.command("scale")
@@ -59,7 +62,7 @@ def command(sources: tuple[str, ...], out: str, minutes: float, sizes: int, base
     try:
         prediction, found = climb(plan, folder)
     except Stopped as stop:
-        say(f"go on with: gpt2 scale {' '.join(sources)} --out {out}".replace("  ", " "))
+        say(f"go on with: gpt2 scale --out {quote(out)}")
         raise click.exceptions.Exit(130 if stop.by == signal.SIGINT else 0) from None
     write_results(plan, prediction, found, folder)
     click.echo(render(prediction, found))
@@ -78,7 +81,7 @@ def read_or_make_plan(
     from gpt2.data.shards import open_split
     from gpt2.runtime import say
     from gpt2.train.climb import make_plan
-    from gpt2.train.ladder import HELD_OUT, Plan, make_rung, shapes
+    from gpt2.train.ladder import HELD_OUT, Plan, shapes
 
     path, begin = folder / "plan.json", time.monotonic()
     if path.exists():
@@ -91,14 +94,22 @@ def read_or_make_plan(
     models = shapes(sizes, base, val.meta.vocab_size)
     draft = Plan(str(data.resolve()), held_out_tokens=min(len(val), HELD_OUT), **flags)
     if os.environ.get("GPT2_SHORT"):
-        say(f"GPT2_SHORT is set: {SHORT_TOKENS} tokens for each size only")
-        rungs = tuple(make_rung(number, model, SHORT_TOKENS) for number, model in enumerate(models, 1))
-        plan = replace(draft, held_out_tokens=SHORT_TOKENS, rungs=rungs)
+        plan = short_plan(draft, models)
     else:
         plan = make_plan(draft, models, 60 * minutes - (time.monotonic() - begin), folder)
     folder.mkdir(parents=True, exist_ok=True)
     plan.write(path)
     return plan
+
+
+def short_plan(draft: Plan, models: Sequence[GPTConfig]) -> Plan:
+    """A step or two for each size."""
+    from gpt2.runtime import say
+    from gpt2.train.ladder import make_rung
+
+    say("GPT2_SHORT is set: a few steps for each size only")
+    rungs = tuple(make_rung(number, model, number * SHORT_TOKENS) for number, model in enumerate(models, 1))
+    return replace(draft, held_out_tokens=min(draft.held_out_tokens, SHORT_TOKENS), rungs=rungs)
 
 
 def prepared(sources: tuple[str, ...], folder: Path) -> Path:

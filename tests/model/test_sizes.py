@@ -54,7 +54,7 @@ def test_layers_that_see_less_cost_what_their_masks_let_through(length: int) -> 
     for layer in range(config.n_layer):
         window, stride = config.window(layer) or length, config.stride(layer)
         seen = sum(1 for i in range(length) for j in range(i + 1) if i - j < window and (i - j) % stride == 0)
-        assert sizes.mean_seen(config, layer, length) == pytest.approx(seen / length, abs=0.51)
+        assert sizes.mean_seen(config, layer, length) == pytest.approx(seen / length, abs=0.6)
     dense = GPTConfig(n_layer=6, context_length=512)
     less = sizes.training_flops_per_token(dense) - sizes.training_flops_per_token(config)
     assert less == pytest.approx(12 * 768 * 2 * ((256 - 31) + (256 - 64)))

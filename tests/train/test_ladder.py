@@ -61,7 +61,7 @@ def test_tokens_are_the_same_number_a_parameter_and_fill_the_time(
 
 @pytest.fixture
 def plan(tokens: Path) -> Plan:
-    rungs = tuple(make_rung(n, model, 4096) for n, model in enumerate(shapes(2, 8, 61), 1))
+    rungs = tuple(make_rung(n, model, 2048 * n) for n, model in enumerate(shapes(2, 8, 61), 1))
     return Plan(str(tokens), 1, "cpu", "float32", 500, rungs)
 
 
@@ -96,7 +96,7 @@ def test_the_prediction_is_on_disk_before_its_size_is_begun_and_nothing_is_train
     assert prediction == read_prediction(tmp_path / "prediction.json")
     assert prediction.loss == prediction.laws["compute"](found.flops)
     assert prediction.same_as_largest == prediction.points[1].loss
-    assert found.tokens == 4096 and found.loss > 0
+    assert found.tokens == 6144 and found.loss > 0
     assert climb(plan, tmp_path) == (prediction, found) and len(begun) == 3
 
 
@@ -107,7 +107,7 @@ def test_a_size_that_was_killed_goes_on_and_a_prediction_is_never_written_again(
         if Path(config.out).name == plan.rungs[-1].name:
             pretrain(replace(config, max_steps=1), quiet=True)
             config_of = Path(config.out) / "config.toml"
-            config_of.write_text(config_of.read_text().replace("max_steps = 1\n", "max_steps = 2\n"))
+            config_of.write_text(config_of.read_text().replace("max_steps = 1\n", "max_steps = 3\n"))
             raise KeyboardInterrupt
         return pretrain(config, quiet=True)
 
@@ -119,7 +119,7 @@ def test_a_size_that_was_killed_goes_on_and_a_prediction_is_never_written_again(
     path.write_text(json.dumps(known))
     monkeypatch.undo()
     prediction, found = climb(plan, tmp_path)
-    assert prediction.loss == 1.5 and found.tokens == 4096
+    assert prediction.loss == 1.5 and found.tokens == 6144
     assert read_run(tmp_path / plan.rungs[-1].name).state == "done"
 
 
