@@ -78,10 +78,10 @@ def read_or_make_plan(
     sources: tuple[str, ...], folder: Path, minutes: float, sizes: int, base: int, flags: dict[str, Any]
 ) -> Plan:
     """As it was begun, or made now: the text prepared, every size measured, its tokens dealt out."""
-    from gpt2.data.shards import open_split
+    from gpt2.data.shards import read_meta
     from gpt2.runtime import say
     from gpt2.train.climb import make_plan
-    from gpt2.train.ladder import HELD_OUT, Plan, shapes
+    from gpt2.train.ladder import Plan, shapes
 
     path, begin = folder / "plan.json", time.monotonic()
     if path.exists():
@@ -90,9 +90,8 @@ def read_or_make_plan(
     if minutes <= 0:
         raise UserError(f"--minutes {minutes}: must be above 0")
     data = prepared(sources, folder)
-    val = open_split(data, "val")
-    models = shapes(sizes, base, val.meta.vocab_size)
-    draft = Plan(str(data.resolve()), held_out_tokens=min(len(val), HELD_OUT), **flags)
+    models = shapes(sizes, base, read_meta(data).vocab_size)
+    draft = Plan(str(data.resolve()), **flags)
     if os.environ.get("GPT2_SHORT"):
         plan = short_plan(draft, models)
     else:
@@ -109,7 +108,7 @@ def short_plan(draft: Plan, models: Sequence[GPTConfig]) -> Plan:
 
     say("GPT2_SHORT is set: a few steps for each size only")
     rungs = tuple(make_rung(number, model, number * SHORT_TOKENS) for number, model in enumerate(models, 1))
-    return replace(draft, held_out_tokens=min(draft.held_out_tokens, SHORT_TOKENS), rungs=rungs)
+    return replace(draft, held_out_tokens=SHORT_TOKENS, rungs=rungs)
 
 
 def prepared(sources: tuple[str, ...], folder: Path) -> Path:

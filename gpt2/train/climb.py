@@ -24,7 +24,7 @@ from gpt2.runtime import pick_device, say
 from gpt2.train import plan as steps
 from gpt2.train.build import build_run, resolve, sizes_of
 from gpt2.train.config import TrainConfig
-from gpt2.train.ladder import MANY_EPOCHS, Plan, Rung, divide, make_rung, read_object
+from gpt2.train.ladder import MANY_EPOCHS, Plan, Rung, divide, held_out_tokens, make_rung, read_object
 from gpt2.train.pretrain import prepare, pretrain, resume
 from gpt2.train.scaling import Law, Point, fit
 from gpt2.train.validate import validate
@@ -63,9 +63,11 @@ def make_plan(draft: Plan, models: Sequence[GPTConfig], seconds: float, out: Pat
     begin = time.monotonic()
     say(f"measuring {len(models)} sizes for {clock(seconds)} of training")
     speeds = [seconds_per_token(draft.settings(make_rung(0, model, 1), out)) for model in models]
-    rungs = divide(models, speeds, seconds - (time.monotonic() - begin), draft.held_out_tokens)
+    left = seconds - (time.monotonic() - begin)
+    held_out = held_out_tokens(speeds, left, len(open_split(draft.data, "val")))
+    rungs = divide(models, speeds, left, held_out)
     warn(rungs, len(open_split(draft.data, "train")))
-    return replace(draft, rungs=tuple(rungs))
+    return replace(draft, held_out_tokens=held_out, rungs=tuple(rungs))
 
 
 def warn(rungs: Sequence[Rung], text: int) -> None:

@@ -23,7 +23,8 @@ from gpt2.train.words import short
 
 CONTEXT = 128
 EVALUATIONS = 6  # of a run, at even distances
-HELD_OUT = 131_072  # tokens of every evaluation, the same for all sizes
+HELD_OUT = 16_384, 131_072  # tokens of every evaluation, the same for all sizes: the fewest and the most
+EVALUATED = 0.1  # of the time, where that is enough for the fewest
 SAFETY = 0.92  # of the time budget: machines drift
 RUN_SECONDS = 5.0  # that a run takes beside its steps: start, last checkpoint, report
 FEWEST_STEPS = 30  # of the smallest size: less is no training
@@ -70,7 +71,7 @@ class Plan:
     seed: int
     device: str
     dtype: str
-    held_out_tokens: int  # of every evaluation
+    held_out_tokens: int = HELD_OUT[0]  # of every evaluation
     rungs: tuple[Rung, ...] = ()
 
     def settings(self, rung: Rung, out: Path) -> TrainConfig:
@@ -120,6 +121,13 @@ def is_twice(large: GPTConfig, small: GPTConfig) -> bool:
 def shape(multiple: int, base: int, vocab_size: int) -> GPTConfig:
     fixed = RECIPE["model"] | {"vocab_size": vocab_size}
     return GPTConfig(n_layer=max(2, multiple), n_head=multiple, n_embd=multiple * base, **fixed)
+
+
+def held_out_tokens(speeds: Sequence[float], seconds: float, text: int) -> int:
+    """What an evaluation reads of a held-out text so long: what so many seconds a token and this time allow."""
+    fewest, most = HELD_OUT
+    affordable = round(EVALUATED * seconds / (EVALUATIONS / 3 * sum(speeds)))
+    return min(text, max(fewest, min(most, affordable)))
 
 
 def divide(models: Sequence[GPTConfig], speeds: Sequence[float], seconds: float, held_out: int) -> list[Rung]:

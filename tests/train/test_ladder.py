@@ -18,7 +18,16 @@ from gpt2.model.gpt import GPT
 from gpt2.model.sizes import non_embedding_parameters, parameters
 from gpt2.train import climb as climbing
 from gpt2.train.climb import climb, read_prediction
-from gpt2.train.ladder import EVALUATIONS, RUN_SECONDS, SAFETY, Plan, divide, make_rung, shapes
+from gpt2.train.ladder import (
+    EVALUATIONS,
+    RUN_SECONDS,
+    SAFETY,
+    Plan,
+    divide,
+    held_out_tokens,
+    make_rung,
+    shapes,
+)
 from gpt2.train.pretrain import pretrain
 from gpt2.train.runs import read_run
 
@@ -57,6 +66,13 @@ def test_tokens_are_the_same_number_a_parameter_and_fill_the_time(
     spent = sum((rung.tokens + EVALUATIONS * held_out / 3) * each for rung, each in zip(rungs, speeds, strict=True))
     assert spent + RUN_SECONDS * len(rungs) == pytest.approx(SAFETY * seconds, rel=1e-3)
     assert sum(rung.seconds for rung in rungs) == pytest.approx(SAFETY * seconds, rel=1e-2)
+
+
+def test_evaluations_take_a_tenth_of_the_time_if_that_is_enough_for_some_tokens() -> None:
+    speeds = [1e-5, 2e-5, 1e-4]
+    assert EVALUATIONS / 3 * sum(speeds) * held_out_tokens(speeds, 100.0, 10**6) == pytest.approx(10.0, rel=1e-3)
+    assert held_out_tokens(speeds, 1e4, 10**6) == 131_072 and held_out_tokens(speeds, 1.0, 10**6) == 16_384
+    assert held_out_tokens(speeds, 1e4, 5000) == 5000
 
 
 @pytest.fixture
