@@ -109,6 +109,7 @@ def write_texts(folder: Path) -> None:
     text = "".join(f"The {n}th ship went out to sea, and {n * n % 97} men sang of it.\n" for n in range(3000))
     for name in ("my.txt", "shakespeare.txt", "your.txt", "held-out.txt"):
         (folder / name).write_text(text)
+    (folder / "shots.jsonl").write_text('{"input": "sea", "output": "mer"}\n{"input": "cheese", "output": "fromage"}\n')
     (folder / "prompts.jsonl").write_text('{"prompt": "The sea"}\n{"prompt": "The ship", "max_new_tokens": 5}\n')
     rows = [{"text": text[n : n + 999], "body": text[n + 1 : n + 999]} for n in range(0, 99_000, 999)]
     for place in ("essays", "corpus", "archive/1999"):

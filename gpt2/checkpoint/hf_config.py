@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 
 EXTENDED = "gpt2-extended"
+EXTRA = ("head_dim", "head_bias", "attention_pattern", "band_width", "attention_stride")
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -61,10 +61,11 @@ def config_from_hf(values: Mapping[str, Any], origin: str) -> GPTConfig:
         }
     except KeyError as error:
         raise UserError(f"{origin}: key {error} is missing") from None
-    for key, number in known.items():
+    ours = {name: values[name] for name in ("bias", *EXTRA) if name in values}
+    whole = {name: ours[name] for name in ("head_dim", "band_width", "attention_stride") if name in ours}
+    for key, number in (known | whole).items():
         if type(number) is not int:
             raise UserError(f"{origin}: {key} = {number!r}: must be a whole number")
-    ours = {f.name for f in fields(GPTConfig)} & {"head_dim", "bias", "head_bias", "attention_pattern"}
     return GPTConfig(
         **known,
         n_inner=values.get("n_inner") or 0,
@@ -74,7 +75,7 @@ def config_from_hf(values: Mapping[str, Any], origin: str) -> GPTConfig:
         tie_head=values.get("tie_word_embeddings", True),
         init_std=values.get("initializer_range", 0.02),
         scale_by_layer=bool(values.get("scale_attn_by_inverse_layer_idx", False)),
-        **{name: values[name] for name in ours if name in values},
+        **ours,
     )
 
 
@@ -108,16 +109,11 @@ def config_to_hf(config: GPTConfig, eot_id: int | None = None) -> dict[str, Any]
         values["bias"] = False  # HF reads zero biases; we read none
     if not hf_can_express(config):
         del values["architectures"]
-        values |= {
-            "head_dim": config.head_dim,
-            "head_bias": config.head_bias,
-            "attention_pattern": list(config.attention_pattern),
-        }
+        extra = {name: getattr(config, name) for name in EXTRA}
+        values |= extra | {"attention_pattern": list(config.attention_pattern)}
     return values
 
 
 def hf_can_express(config: GPTConfig) -> bool:
     """Whether transformers' GPT2LMHeadModel computes the same function from the same folder."""
-    return (
-        config.attention_width == config.n_embd and not config.head_bias and set(config.attention_pattern) == {"dense"}
-    )
+    return config.attention_width == config.n_embd and not config.head_bias and config.is_dense

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpt2.cli.shots import answer_ends, few_shot_prompt, refuse_without_task, shot_options
 from gpt2.cli.writing import (
     SETTINGS,
     load_model,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @writing_options
 @click.option("--n", default=1, show_default=True, help="So many texts from the one prompt.")
 @sampling_options
+@shot_options
 @click.option("--beams", type=int, metavar="N", help="Search for the likeliest text with N beams; nothing is drawn.")
 @click.option("--length-penalty", type=float, metavar="P", help="With --beams: above 0 favours long texts [0.6].")
 @click.option("--special", is_flag=True, help="Read <|endoftext|> in the prompt as the token, not as these letters.")
@@ -59,6 +61,9 @@ def command(prompt: str | None, **flags: Any) -> None:
     tokens, token_texts, logprobs (nats, by the model itself, before temperature and filters), top_logprobs,
     finish_reason (stop, length, eot or overflow), prompt_tokens and prompt_dropped.
 
+    With --task the prompt is one item of a task, and solved ones (--shots) come before it, as many as fit: never cut,
+    never the item itself. How many is said on standard error.
+
     With --input each line may have settings of its own (max_new_tokens, temperature, ...) and an id; the output has
     both index and id, in the order in which texts are finished. The same command again goes on where a run ended.
 
@@ -69,15 +74,19 @@ def command(prompt: str | None, **flags: Any) -> None:
       gpt2 generate --model gpt2 --n 3 --seed 1 --stop "\\n" "My favourite colour is"
       gpt2 generate --model gpt2 --beams 4 --max-new-tokens 30 "The capital of France is"
       git diff | gpt2 generate --json --logprobs 5
+      gpt2 generate --task "English: {input}\\nFrench:" --shots shots.jsonl --max-new-tokens 20 "cheese"
+      gpt2 generate --task "Q: {input}\\nA:" --instruction "Answer with one word." --max-new-tokens 5 "Who sings?"
       gpt2 generate --input prompts.jsonl --output texts.jsonl
     """
     refuse_contradictions(prompt, flags)
-    params = sampling_params(flags)
+    params = sampling_params(flags | {"stop": answer_ends(flags)})
     if flags["input_"] is not None:
         write_file(flags, params)
         return
     text = read_prompt(prompt)
     model = load_model(flags)
+    if flags["task"] is not None:
+        text = few_shot_prompt(text, model, params.max_new_tokens, flags)
     words = model.tokenizer.encode(text, allowed_special="all") if flags["special"] else text
     engine = None
     if flags["beams"] is not None:
@@ -94,6 +103,7 @@ def command(prompt: str | None, **flags: Any) -> None:
 
 def refuse_contradictions(prompt: str | None, flags: dict[str, Any]) -> None:
     """Flags that would do nothing beside others."""
+    refuse_without_task(flags)
     if flags["logprobs"] is not None and not (flags["as_json"] or flags["input_"]):
         raise UserError("--logprobs: only --json prints them; add --json")
     if flags["echo"] is not None and flags["as_json"]:

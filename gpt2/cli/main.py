@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("gpt2.cli.prepare", "Turn text into shards of tokens"),
     "plan": ("gpt2.cli.plan", "Show what a training run would hold, take and cost, without its hardware"),
     "train": ("gpt2.cli.train", "Train a model on prepared shards"),
+    "scale": (
+        "gpt2.cli.scale",
+        "Fit the power law of loss against compute with small models, and hold a larger one to it",
+    ),
     "runs": ("gpt2.cli.runs", "List and compare runs"),
     "generate": ("gpt2.cli.generate", "Let a model continue a prompt"),
     "chat": ("gpt2.cli.chat", "Write with a model in turns, each going on from the last"),

@@ -38,7 +38,7 @@ def model_options(command: Command) -> Command:
             "--dtype", default="float32", show_default=True, help="auto (the fastest here), float32, bfloat16, float16."
         ),
     ]
-    return _decorate(command, options)
+    return decorate(command, options)
 
 
 def writing_options(command: Command) -> Command:
@@ -69,7 +69,7 @@ def writing_options(command: Command) -> Command:
             "repeats itself or its prompt; a MODEL is a smaller one with the same tokenizer.",
         ),
     ]
-    return _decorate(command, options)
+    return decorate(command, options)
 
 
 def sampling_options(command: Command) -> Command:
@@ -100,7 +100,7 @@ def sampling_options(command: Command) -> Command:
             help="Past the model's context: go on with the last half of it, stop there, or refuse beforehand.",
         ),
     ]
-    return _decorate(command, options)
+    return decorate(command, options)
 
 
 def sampling_params(flags: dict[str, Any]) -> SamplingParams:
@@ -147,7 +147,7 @@ def _setting(name: str, kind: type, text: str) -> Decorator[Any]:
     )
 
 
-def _decorate(command: Command, options: Sequence[Decorator[Any]]) -> Command:
+def decorate(command: Command, options: Sequence[Decorator[Any]]) -> Command:
     for option in reversed(options):
         command = option(command)
     return command

@@ -1,11 +1,12 @@
 """Causal attention in one kernel for processors with bfloat16 products: tiles of scores that never leave the cache.
 
 Forward keeps each row's log of the sum of exponentials; backward makes the probabilities again from it (Dao et al.
-2022). One thread owns a head, ROWS queries at a time against the keys before them; blocks above the diagonal are never
-made. An instruction multiplies pairs of bfloat16, so an operand is stored in words of two: pairs along the width
-(`words`) or of two neighbouring tokens (`pairs`), whichever the product sums over.
+2022). One thread owns a head, ROWS queries at a time against the keys that they see: from `lows`, which never falls
+from one token to the next, up to themselves. That is causal attention, a band, several texts a row, or all of these;
+blocks of keys that nobody sees are never made. An instruction multiplies pairs of bfloat16, so an operand is stored in
+words of two: pairs along the width (`words`) or of two neighbouring tokens (`pairs`), whichever the product sums over.
 
-    H heads  T tokens  P tokens rounded up to ROWS  D head_dim
+    H heads  T tokens  P tokens rounded up to ROWS  D head_dim  S keys that a block of queries sees, at most
 """
 
 from __future__ import annotations
@@ -119,6 +120,21 @@ def pairs(rows: Any, out: Any) -> None:
 
 
 @njit(inline="always")
+def lowest(lows: Any, first: Any) -> Any:
+    """The first key of the block of queries that begins at `first`, on a block's border."""
+    return lows[first] // ROWS * ROWS
+
+
+@njit(inline="always")
+def widest(lows: Any) -> Any:
+    """S: the most keys that a block of queries sees."""
+    most = 0
+    for first in range(0, lows.shape[0], ROWS):
+        most = max(most, first + ROWS - lowest(lows, first))
+    return most
+
+
+@njit(inline="always")
 def highest(row: Any, count: Any) -> Any:
     """The maximum of row[:count]; of floats' bits as whole numbers, which makes vectors."""
     top = LOWEST
@@ -129,30 +145,34 @@ def highest(row: Any, count: Any) -> Any:
 
 
 @njit(inline="always")
-def softmax_row(scores: Any, weights: Any, count: Any, width: Any, scale: Any) -> Any:
-    """weights[:count] = exp(scale (scores - their maximum)), then zeros up to width; (sum, log of the true sum)."""
-    top, total = highest(scores, count), f32(0.0)
-    for j in range(count):
-        weight = exp((scores[j] - top) * scale)
-        weights[j] = narrow(weight)
+def softmax_row(scores: Any, weights: Any, low: Any, end: Any, scale: Any) -> Any:
+    """weights[low:end] = exp(scale (scores - their maximum)), zeros around; (sum, log of the true sum)."""
+    seen, made = scores[low:end], weights[low:end]
+    top, total = highest(seen, end - low), f32(0.0)
+    for j in range(end - low):
+        weight = exp((seen[j] - top) * scale)
+        made[j] = narrow(weight)
         total += weight
-    for j in range(count, width):
-        weights[j] = u16(0)
+    weights[:low] = u16(0)
+    weights[end:] = u16(0)
     return total, top * scale + f32(math.log(total))
 
 
-def forward(q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, out: Any, norms: Any, scale: Any) -> None:
+def forward(
+    q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, lows: Any, out: Any, norms: Any, scale: Any
+) -> None:
     """q, k, v: flat memory (uint16) of B rows; head h of row b begins at b * steps[0] + h * D, a token is steps[1] on.
 
-    out (B, T, H, D) uint16; norms (B, H, T) float32.
+    lows (1 or B, T) int32; out (B, T, H, D) uint16; norms (B, H, T) float32.
     """
     width, padded = out.shape[3], (length + ROWS - 1) // ROWS * ROWS
     for n in prange(out.shape[0] * heads):
         b, h = n // heads, n % heads
-        start = b * steps[0] + h * width
+        start, low = b * steps[0] + h * width, lows[b % lows.shape[0]]
+        span = widest(low)
         rows, q_rows = np.empty((padded, width), u16), np.empty((padded, width), u16)
         k_words, v_pairs = np.empty((width // 2, padded), u32), np.empty((padded // 2, width), u32)
-        scores, weights = np.empty((ROWS, padded), f32), np.empty((ROWS, padded), u16)
+        scores, weights = np.empty((ROWS, span), f32), np.empty((ROWS, span), u16)
         result, totals = np.empty((ROWS, width), f32), np.empty(ROWS, f32)
         gather(k, start, steps[1], rows, length)
         words(rows, k_words)
@@ -160,16 +180,17 @@ def forward(q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, out: An
         pairs(rows, v_pairs)
         gather(q, start, steps[1], q_rows, length)
         for first in range(0, length, ROWS):
-            end = first + ROWS
-            multiply(q_rows[first:].ctypes.data, 2 * width, 4, ROWS, width // 2, k_words.ctypes.data, 4 * padded,
-                     scores, end, 0)  # fmt: skip
+            begin = lowest(low, first)
+            seen = first + ROWS - begin
+            multiply(q_rows[first:].ctypes.data, 2 * width, 4, ROWS, width // 2, k_words.ctypes.data + 4 * begin,
+                     4 * padded, scores, seen, 0)  # fmt: skip
             for i in range(ROWS):
-                totals[i], norm = softmax_row(scores[i], weights[i], first + i + 1, end, scale)
+                nearest = low[min(first + i, length - 1)] - begin
+                totals[i], norm = softmax_row(scores[i], weights[i, :seen], nearest, first + i + 1 - begin, scale)
                 if first + i < length:
                     norms[b, h, first + i] = norm
-            multiply(
-                weights.ctypes.data, 2 * padded, 4, ROWS, end // 2, v_pairs.ctypes.data, 4 * width, result, width, 0
-            )
+            multiply(weights.ctypes.data, 2 * span, 4, ROWS, seen // 2, v_pairs[begin // 2 :].ctypes.data, 4 * width,
+                     result, width, 0)  # fmt: skip
             for i in range(min(ROWS, length - first)):
                 inverse, place, row = f32(1.0) / totals[i], out[b, first + i, h], result[i]
                 for d in range(width):
@@ -177,22 +198,22 @@ def forward(q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, out: An
 
 
 @njit(inline="always")
-def backward_rows(scores: Any, grads: Any, i: Any, count: Any, width: Any, scale: Any, norm: Any, slopes: Any) -> None:
-    """scores[i] -> probabilities, grads[i] (by these) -> gradient by the scores, both in place.
+def backward_rows(scores: Any, grads: Any, slopes: Any, low: Any, end: Any, scale: Any, norm: Any) -> None:
+    """One query's scores -> probabilities, grads (by these) -> gradient by the scores, both in place.
 
-    slopes[i] is the latter rounded. Entries from `count` up to `width` become zero.
+    slopes is the latter rounded. What lies outside of low:end becomes zero.
     """
-    row, grad, slope, dot = scores[i], grads[i], slopes[i], f32(0.0)
-    for j in range(count):
+    row, grad, slope, dot = scores[low:end], grads[low:end], slopes[low:end], f32(0.0)
+    for j in range(end - low):
         weight = exp(row[j] * scale - norm)
         row[j] = weight
         dot += weight * grad[j]
-    for j in range(count):
+    for j in range(end - low):
         value = row[j] * (grad[j] - dot) * scale
         grad[j] = value
         slope[j] = narrow(value)
-    for j in range(count, width):
-        row[j], grad[j], slope[j] = f32(0.0), f32(0.0), u16(0)
+    scores[:low], grads[:low], slopes[:low] = f32(0.0), f32(0.0), u16(0)
+    scores[end:], grads[end:], slopes[end:] = f32(0.0), f32(0.0), u16(0)
 
 
 @njit(inline="always")
@@ -214,23 +235,25 @@ def scatter(values: Any, out: Any, first: Any, count: Any) -> None:
 
 
 def backward(
-    q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, grad: Any, grad_steps: Any, norms: Any, scale: Any,
-    out: Any,
+    q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, lows: Any, grad: Any, grad_steps: Any, norms: Any,
+    scale: Any, out: Any,
 ) -> None:  # fmt: skip
     """The gradients of q, k and v into out (B, T, 3, H, D); grad as q, with steps of its own."""
     width, padded = out.shape[4], (length + ROWS - 1) // ROWS * ROWS
     for n in prange(out.shape[0] * heads):
         b, h = n // heads, n % heads
         start, grad_start = b * steps[0] + h * width, b * grad_steps[0] + h * width
+        low = lows[b % lows.shape[0]]
+        span = widest(low)
         q_rows, g_rows = np.empty((padded, width), u16), np.empty((padded, width), u16)
         rows = np.empty((padded, width), u16)
         k_words, v_words = np.empty((width // 2, padded), u32), np.empty((width // 2, padded), u32)
         k_pairs, q_pairs = np.empty((padded // 2, width), u32), np.empty((padded // 2, width), u32)
         g_pairs = np.empty((padded // 2, width), u32)
         d_k, d_v = np.zeros((padded, width), f32), np.zeros((padded, width), f32)
-        scores, grads = np.empty((ROWS, padded), f32), np.empty((ROWS, padded), f32)
-        slopes, d_q = np.empty((ROWS, padded), u16), np.empty((ROWS, width), f32)
-        two_rows = np.empty((ROWS // 2, padded), u32)
+        scores, grads = np.empty((ROWS, span), f32), np.empty((ROWS, span), f32)
+        slopes, d_q = np.empty((ROWS, span), u16), np.empty((ROWS, width), f32)
+        two_rows = np.empty((ROWS // 2, span), u32)
         gather(k, start, steps[1], rows, length)
         words(rows, k_words)
         pairs(rows, k_pairs)
@@ -241,23 +264,26 @@ def backward(
         gather(grad, grad_start, grad_steps[1], g_rows, length)
         pairs(g_rows, g_pairs)
         for first in range(0, length, ROWS):
-            end, half = first + ROWS, first // 2
-            multiply(q_rows[first:].ctypes.data, 2 * width, 4, ROWS, width // 2, k_words.ctypes.data, 4 * padded,
-                     scores, end, 0)  # fmt: skip
-            multiply(g_rows[first:].ctypes.data, 2 * width, 4, ROWS, width // 2, v_words.ctypes.data, 4 * padded,
-                     grads, end, 0)  # fmt: skip
+            begin, half = lowest(low, first), first // 2
+            seen = first + ROWS - begin
+            multiply(q_rows[first:].ctypes.data, 2 * width, 4, ROWS, width // 2, k_words.ctypes.data + 4 * begin,
+                     4 * padded, scores, seen, 0)  # fmt: skip
+            multiply(g_rows[first:].ctypes.data, 2 * width, 4, ROWS, width // 2, v_words.ctypes.data + 4 * begin,
+                     4 * padded, grads, seen, 0)  # fmt: skip
             for i in range(ROWS):
-                count = first + i + 1 if first + i < length else 0
-                norm = norms[b, h, min(first + i, length - 1)]
-                backward_rows(scores, grads, i, count, end, scale, norm, slopes)
-            multiply(slopes.ctypes.data, 2 * padded, 4, ROWS, end // 2, k_pairs.ctypes.data, 4 * width, d_q, width, 0)
+                t = min(first + i, length - 1)
+                end = first + i + 1 - begin if first + i < length else 0  # a query behind the end sees nothing
+                nearest = min(low[t] - begin, end)
+                backward_rows(scores[i, :seen], grads[i, :seen], slopes[i, :seen], nearest, end, scale, norms[b, h, t])
+            multiply(slopes.ctypes.data, 2 * span, 4, ROWS, seen // 2, k_pairs[begin // 2 :].ctypes.data, 4 * width,
+                     d_q, width, 0)  # fmt: skip
             scatter(d_q, out[b, :, 0, h], first, min(ROWS, length - first))
-            pair_up(scores, end, two_rows)
-            multiply(two_rows.ctypes.data, 4, 4 * padded, end, ROWS // 2, g_pairs[half:].ctypes.data, 4 * width,
-                     d_v, width, 1)  # fmt: skip
-            pair_up(grads, end, two_rows)
-            multiply(two_rows.ctypes.data, 4, 4 * padded, end, ROWS // 2, q_pairs[half:].ctypes.data, 4 * width,
-                     d_k, width, 1)  # fmt: skip
+            pair_up(scores, seen, two_rows)
+            multiply(two_rows.ctypes.data, 4, 4 * span, seen, ROWS // 2, g_pairs[half:].ctypes.data, 4 * width,
+                     d_v[begin:], width, 1)  # fmt: skip
+            pair_up(grads, seen, two_rows)
+            multiply(two_rows.ctypes.data, 4, 4 * span, seen, ROWS // 2, q_pairs[half:].ctypes.data, 4 * width,
+                     d_k[begin:], width, 1)  # fmt: skip
         scatter(d_k, out[b, :, 1, h], 0, length)
         scatter(d_v, out[b, :, 2, h], 0, length)
 

@@ -90,29 +90,32 @@ class CausalAttention(torch.autograd.Function):
 
 
 class FlashAttention(torch.autograd.Function):
-    """q, k, v (B, H, T, D) -> (B, H, T, D), by flash.py: nothing of T x T is kept, and no head is copied out."""
+    """q, k, v (B, H, T, D) -> (B, H, T, D), by flash.py: nothing of T x T is kept, and no head is copied out.
+
+    lows (1 or B, T), int32: the first token that each one sees.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lows: Any) -> Tensor:
         if not all(lies_by_heads(part) and part.stride() == q.stride() for part in (q, k, v)):
             q, k, v = (by_heads(part) for part in (q, k, v))
         b, h, t, d = q.shape
         out, norms = q.new_empty(b, t, h, d), torch.empty(b, h, t)
-        ctx.scale = np.float32(d**-0.5)
-        flash.forward(flat(q), flat(k), flat(v), steps(q), h, t, bits(out), norms.numpy(), ctx.scale)
+        ctx.scale, ctx.lows = np.float32(d**-0.5), lows
+        flash.forward(flat(q), flat(k), flat(v), steps(q), h, t, lows, bits(out), norms.numpy(), ctx.scale)
         ctx.save_for_backward(q, k, v, norms)
         return out.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, norms = ctx.saved_tensors
         b, h, t, d = q.shape
         grad = grad if lies_by_heads(grad) else by_heads(grad)
         out = q.new_empty(b, t, 3, h, d)
-        inputs = (flat(q), flat(k), flat(v), steps(q), h, t, flat(grad), steps(grad))
+        inputs = (flat(q), flat(k), flat(v), steps(q), h, t, ctx.lows, flat(grad), steps(grad))
         flash.backward(*inputs, norms.numpy(), ctx.scale, bits(out))
-        return tuple(out.permute(2, 0, 3, 1, 4))
+        return *out.permute(2, 0, 3, 1, 4), None
 
 
 def lies_by_heads(part: Tensor) -> bool:
@@ -140,11 +143,16 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q, k, v (B, H, T, D) -> (B, H, T, D), by the Function that suits; T at most STORED_ATTENTION unless `flashes`."""
     b, h, t, d = q.shape
     if flashes(d):
-        tiled: Tensor = FlashAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
-        return tiled
+        return flash_attention(q, k, v, np.zeros((1, t), np.int32))
     folded = (part.reshape(b * h, t, d) for part in (q, k, v))
     out: Tensor = CausalAttention.apply(*folded)  # type: ignore[no-untyped-call]
     return out.view(b, h, t, d)
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, lows: Any) -> Tensor:
+    """q, k, v (B, H, T, D) -> (B, H, T, D), where a token sees from the one in `lows` (1 or B, T) up to itself."""
+    out: Tensor = FlashAttention.apply(q, k, v, lows)  # type: ignore[no-untyped-call]
+    return out
 
 
 def flashes(head_dim: int) -> bool:

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gpt2.kernels import flex
+from gpt2.kernels.banded import banded_attention
 from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, STORED_ATTENTION
 from gpt2.kernels.chunked import ChunkedHeadLoss, loss_only
+from gpt2.kernels.patterns import DENSE, Pattern, fold, masked_attention, unfold
 from gpt2.runtime import say
 
 TURNED_WIDTH = 768  # layers narrower than this lose more by turning the gradient than their product gains
@@ -38,14 +41,32 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    """softmax(q k' / sqrt(D)) v over what is before each token: (B, H, T, D) each."""
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, pattern: Pattern = DENSE) -> Tensor:
+    """softmax(q k' / sqrt(D)) v over what each token sees: (B, H, T, D) each."""
+    if pattern.stride > 1:
+        return _strided_attention(q, k, v, dropout, pattern)
+    length, causal = q.size(2), pattern.is_causal(q.size(2))
     if dropout == 0.0 and fusible(q):
         from gpt2.kernels import fused
 
-        if q.size(2) <= STORED_ATTENTION or fused.flashes(q.size(3)):
+        if fused.flashes(q.size(3)):
+            return fused.flash_attention(q, k, v, pattern.lows(length))
+        if causal and length <= STORED_ATTENTION:
             return fused.causal_attention(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    if causal:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    if dropout == 0.0 and flex.usable(q):
+        return flex.attention(q, k, v, pattern)
+    if dropout == 0.0 and 0 < pattern.window < length:
+        return banded_attention(q, k, v, pattern.window, pattern.first)
+    return masked_attention(q, k, v, dropout, pattern)
+
+
+def _strided_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, pattern: Pattern) -> Tensor:
+    """Tokens a multiple of the stride apart are a text of their own, and attend without stride."""
+    stride, length = pattern.stride, q.size(2)
+    q, k, v = (fold(part, stride) for part in (q, k, v))
+    return unfold(causal_attention(q, k, v, dropout, pattern.folded(length)), stride, length)
 
 
 def head_loss(

@@ -9,7 +9,7 @@ from gpt2.config import setting
 from gpt2.errors import UserError
 
 IGNORE_INDEX = -100  # a target that is not one: it adds nothing to the loss and is not counted
-ATTENTION_KINDS = ("dense", "banded")
+ATTENTION_KINDS = ("dense", "banded", "strided")
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,13 @@ class GPTConfig:
 
     `head_dim` 0 means n_embd / n_head, `n_inner` 0 means 4 n_embd. `attention_pattern` is repeated over the
     layers. `vocab_size` counts real tokens; rows that memory pads to are no part of the model.
+
+    A token at position i sees in a layer that is
+    - dense: positions j <= i;
+    - banded: i - band_width < j <= i, so band_width tokens, itself among them;
+    - strided: j <= i with (i - j) a multiple of attention_stride: the other half of the Sparse Transformer's factorised
+      pattern (Child et al. 2019, section 4.2), for layers that alternate with banded ones.
+    GPT-3 alternates dense and banded layers (Brown et al. 2020, section 2.1); its band's width is not published.
     """
 
     n_layer: int = setting(12, "blocks")
@@ -35,7 +42,11 @@ class GPTConfig:
     head_bias: bool = setting(False, "a bias on the head")
     init_std: float = setting(0.02, "spread of the first weights")
     scale_by_layer: bool = setting(False, "attention logits also divided by the layer's number, as in Mistral's GPT-2")
-    attention_pattern: tuple[str, ...] = setting(("dense",), "kinds of attention, repeated over the layers")
+    attention_pattern: tuple[str, ...] = setting(
+        ("dense",), "kinds of attention, repeated over the layers: dense, banded, strided"
+    )
+    band_width: int = setting(0, "tokens that a banded layer's token sees, itself among them")
+    attention_stride: int = setting(0, "a strided layer's token sees itself and each so-manieth before it")
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_embd", "vocab_size", "context_length"):
@@ -54,13 +65,20 @@ class GPTConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout = {self.dropout}: must be at least 0 and below 1")
         object.__setattr__(self, "attention_pattern", tuple(self.attention_pattern))
+        self._check_pattern()
+
+    def _check_pattern(self) -> None:
         for kind in self.attention_pattern:
             if kind not in ATTENTION_KINDS:
                 raise UserError(f"attention_pattern: '{kind}' is unknown; choose from {', '.join(ATTENTION_KINDS)}")
-            if kind == "banded":
-                raise UserError("attention_pattern: 'banded' layers are not built yet; use dense")
         if not self.attention_pattern:
             raise UserError("attention_pattern is empty; use ['dense']")
+        for kind, name in (("banded", "band_width"), ("strided", "attention_stride")):
+            value, used = getattr(self, name), kind in self.attention_pattern
+            if used and value < 1:
+                raise UserError(f"{name} = {value}: attention_pattern has {kind} layers, which need at least 1")
+            if value and not used:
+                raise UserError(f"{name} = {value}: attention_pattern has no {kind} layers; add some, or set it to 0")
 
     @property
     def attention_width(self) -> int:
@@ -73,5 +91,18 @@ class GPTConfig:
         return -(-self.vocab_size // 64) * 64
 
     def attention_kind(self, layer: int) -> str:
-        """`dense` or `banded`, by the pattern repeated over the layers."""
+        """`dense`, `banded` or `strided`, by the pattern repeated over the layers."""
         return self.attention_pattern[layer % len(self.attention_pattern)]
+
+    def window(self, layer: int) -> int:
+        """Tokens that a token of this layer sees at most, itself among them, or 0: no bound."""
+        return self.band_width if self.attention_kind(layer) == "banded" else 0
+
+    def stride(self, layer: int) -> int:
+        """How far apart the tokens are that a token of this layer sees; 1 but for strided layers."""
+        return self.attention_stride if self.attention_kind(layer) == "strided" else 1
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every layer looks back on everything, as GPT-2's do."""
+        return set(self.attention_pattern) == {"dense"}

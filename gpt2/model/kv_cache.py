@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2.errors import UserError
+from gpt2.kernels.patterns import visible
 from gpt2.model.config import GPTConfig
 from gpt2.model.masks import check_room
 
@@ -31,13 +32,14 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
+        self.config = config
         self.capacity = min(capacity or config.context_length, config.context_length)
         shape = (config.n_layer, batch, config.n_head, self.capacity, config.head_dim)
         # Zeros, as attention gives slots that a shorter row has not filled weight 0, and 0 times NaN would be NaN.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = [0] * batch
-        self._mask: Tensor | None = None
+        self._masks: dict[tuple[int, int], Tensor | None] = {}  # (B, 1, T, S) of each pattern, None: no need of one
         self._slots = torch.empty(0, dtype=torch.long)
         self._new = 0
 
@@ -50,10 +52,7 @@ class KVCache:
             raise UserError(f"{max(self.lengths) + self._new} tokens do not fit a cache made for {self.capacity}")
         starts = torch.tensor(self.lengths, device=input_ids.device)
         self._slots = starts[:, None] + torch.arange(self._new, device=input_ids.device)  # (B, T)
-        self._mask = None
-        if self._ragged or (self._new > 1 and self.lengths[0] > 0):
-            used = torch.arange(max(self.lengths) + self._new, device=input_ids.device)
-            self._mask = (used <= self._slots[:, :, None])[:, None]  # (B, 1, T, S)
+        self._masks = {}
         return self._slots
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -66,13 +65,14 @@ class KVCache:
         else:
             keys[:, :, self.lengths[0] : used] = k
             values[:, :, self.lengths[0] : used] = v
+        mask = self._mask(self.config.window(layer), self.config.stride(layer))
         return F.scaled_dot_product_attention(
             q,
             keys[:, :, :used].to(q.dtype),
             values[:, :, :used].to(q.dtype),
-            attn_mask=self._mask,
+            attn_mask=mask,
             dropout_p=dropout,
-            is_causal=self._mask is None and self._new > 1,
+            is_causal=mask is None and self._new > 1,
         )
 
     def finish(self) -> None:
@@ -99,6 +99,18 @@ class KVCache:
         self.values[:, index, :, :used] = other.values[:, :, :, :used]
         for row, length in zip(rows, other.lengths, strict=True):
             self.lengths[row] = length
+
+    def _mask(self, window: int, stride: int) -> Tensor | None:
+        """Who sees which slots, or None where that is causal from the first slot on, or everything for one token."""
+        used = max(self.lengths) + self._new
+        if 0 < used <= window:
+            window = 0
+        if (window, stride) not in self._masks:
+            plain = not self._ragged and (self._new == 1 or self.lengths[0] == 0)
+            keys = torch.arange(used, device=self._slots.device)
+            needed = window or stride > 1 or not plain
+            self._masks[window, stride] = visible(self._slots, keys, window, stride)[:, None] if needed else None
+        return self._masks[window, stride]
 
     @property
     def _ragged(self) -> bool:

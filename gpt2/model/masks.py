@@ -1,21 +1,23 @@
 """Who may look at whom: the contexts of one forward pass that own positions and mask.
 
 A context is what `GPT.forward` asks two things of: where each token stands, and how a layer's queries attend.
-`Causal` is one whole text a row, `Packed` several texts a row, `kv_cache.KVCache` a text that goes on.
+`Causal` is one whole text a row, `Packed` several texts a row, `kv_cache.KVCache` a text that goes on. A layer's own
+pattern (dense, banded, strided) is the config's; `kernels/patterns.py` says what it means.
 
     B rows  T new tokens  S all tokens seen  H heads  D head_dim
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gpt2.errors import UserError
-from gpt2.kernels import ops
+from gpt2.kernels import flex, ops
+from gpt2.kernels.patterns import Pattern
 from gpt2.model.config import GPTConfig
 
 
@@ -40,10 +42,12 @@ class Causal:
 
     def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
         check_room(input_ids.size(1), config)
+        self.patterns = causal_patterns(config)
+        flex.prepare_all(self.patterns, input_ids)
         return torch.arange(input_ids.size(1), device=input_ids.device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        return ops.causal_attention(q, k, v, dropout)
+        return ops.causal_attention(q, k, v, dropout, self.patterns[layer])
 
     def finish(self) -> None:
         pass
@@ -57,7 +61,6 @@ class Packed:
 
     def __init__(self, segment_ids: Tensor) -> None:
         self.segment_ids = segment_ids
-        self.mask: Tensor | None = None
 
     def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
         if self.segment_ids.shape != input_ids.shape:
@@ -69,15 +72,25 @@ class Packed:
         first = torch.where(starts, index, 0).cummax(dim=1).values  # (B, T) where each token's segment begins
         positions = index - first
         check_room(int(positions.max()) + 1, config)
-        same = first[:, :, None] == first[:, None, :]
-        self.mask = (same & (index[:, None] >= index[None, :]))[:, None]  # (B, 1, T, T)
+        self.patterns = patterns(config, first)
+        flex.prepare_all(self.patterns, input_ids)
         return positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, dropout_p=dropout)
+        return ops.causal_attention(q, k, v, dropout, self.patterns[layer])
 
     def finish(self) -> None:
-        self.mask = None
+        pass
+
+
+def patterns(config: GPTConfig, first: Tensor | None = None) -> list[Pattern]:
+    """Each layer's pattern; layers of a kind share theirs."""
+    kinds: dict[tuple[int, int], Pattern] = {}
+    pairs = [(config.window(layer), config.stride(layer)) for layer in range(config.n_layer)]
+    return [kinds.setdefault(pair, Pattern(*pair, first)) for pair in pairs]
+
+
+causal_patterns = functools.lru_cache(maxsize=8)(patterns)  # so that what is made of them serves every pass
 
 
 def check_room(length: int, config: GPTConfig) -> None:

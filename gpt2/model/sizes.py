@@ -31,6 +31,11 @@ def embedding_parameters(config: GPTConfig) -> int:
     return (config.vocab_size + config.context_length) * config.n_embd
 
 
+def non_embedding_parameters(config: GPTConfig) -> int:
+    """The blocks and the last norm: without embeddings and head, as Kaplan et al. (2020) count a model's size."""
+    return config.n_layer * block_parameters(config) + _norm(config)
+
+
 def block_parameters(config: GPTConfig) -> int:
     """One Transformer block: attention, MLP and two layer norms."""
     matrices = kernel_numbers(config)
@@ -46,12 +51,22 @@ def kernel_numbers(config: GPTConfig) -> int:
 def training_flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     """Forward and backward FLOPs per trained token at sequences of `length` tokens.
 
-    6 (parameters - wpe) + 6 n_layer n_head head_dim T: each weight is multiplied and added once forward and twice
-    backward; attention's two products count their causal half only.
+    6 (parameters - wpe) + 12 n_head head_dim (tokens seen, over the layers): each weight is multiplied and added once
+    forward and twice backward, and so are each query with the keys that it sees, and the values.
     """
     length = length or config.context_length
     dense = parameters(config) - config.context_length * config.n_embd
-    return 6.0 * dense + 6.0 * config.n_layer * config.attention_width * length
+    seen = sum(mean_seen(config, layer, length) for layer in range(config.n_layer))
+    return 6.0 * dense + 12.0 * config.attention_width * seen
+
+
+def mean_seen(config: GPTConfig, layer: int, length: int) -> float:
+    """How many tokens a token of this layer looks at, on average over a text of `length`: half of it where dense.
+
+    In a band of w it is w but for the first w tokens: w - w^2 / 2T. A stride divides by itself.
+    """
+    window = min(config.window(layer) or length, length)
+    return window * (1 - window / (2 * length)) / config.stride(layer)
 
 
 def forward_flops_per_token(config: GPTConfig, length: int | None = None) -> float:

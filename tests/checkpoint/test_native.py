@@ -18,13 +18,15 @@ from tiny_models import BYTES, ODD, TINY, make, state_of, transformers_twin, wri
 
 from gpt2.checkpoint import hf_config, names, native
 from gpt2.errors import UserError
-from gpt2.model.config import GPTConfig
+from gpt2.model.config import ATTENTION_KINDS, GPTConfig
 from gpt2.model.gpt import GPT
 
 TOKENS = torch.tensor([[5, 200, 7, 31, 0, 90]])
 EXPRESSIBLE = {**{name: changes for name, changes in ODD.items() if name != "head_bias"}, "plain": {}}
 EXPRESSIBLE |= {"by_layer": {"scale_by_layer": True}, "inner": {"n_inner": 100}}
 EXTENDED = {"head_bias": {"head_bias": True}, "wide": {"head_dim": 24}}
+EXTENDED |= {"banded": {"attention_pattern": ("dense", "banded"), "band_width": 8}}
+EXTENDED |= {"strided": {"attention_pattern": ("strided", "banded"), "band_width": 8, "attention_stride": 8}}
 
 
 def load(folder: Path) -> GPT:
@@ -307,7 +309,14 @@ def test_configs_that_transformers_writes_are_read() -> None:
 
 
 CONFIGS = st.builds(
-    lambda heads, width, **others: GPTConfig(n_head=heads, n_embd=heads * width, **others),
+    lambda heads, width, pattern, band, stride, **others: GPTConfig(
+        n_head=heads,
+        n_embd=heads * width,
+        attention_pattern=pattern,
+        band_width=band if "banded" in pattern else 0,
+        attention_stride=stride if "strided" in pattern else 0,
+        **others,
+    ),
     heads=st.integers(1, 8),
     width=st.integers(1, 64),
     n_layer=st.integers(1, 96),
@@ -323,7 +332,9 @@ CONFIGS = st.builds(
     head_bias=st.booleans(),
     init_std=st.floats(1e-4, 1),
     scale_by_layer=st.booleans(),
-    attention_pattern=st.lists(st.just("dense"), min_size=1, max_size=3).map(tuple),
+    pattern=st.lists(st.sampled_from(ATTENTION_KINDS), min_size=1, max_size=3).map(tuple),
+    band=st.integers(1, 5000),
+    stride=st.integers(1, 5000),
 )
 
 

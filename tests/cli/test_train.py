@@ -63,7 +63,7 @@ def test_a_file_is_overruled_by_flags_and_the_run_keeps_what_was_resolved(
         (["--n_head", "5"], "n_embd = 32 is not a multiple of n_head = 5"),
         (["--context_length", "9000", "--batch_tokens", "9000"], "fewer than the 9,001 of one window"),
         (["--batch_tokens", "8"], "holds no row of context_length"),
-        (["--attention_pattern", "dense,banded"], "'banded' layers are not built yet"),
+        (["--attention_pattern", "dense,banded"], "band_width = 0: attention_pattern has banded layers"),
         (["--data", "nowhere"], "nowhere: no such data folder"),
         (["--init", "nowhere/at/all"], "--context_length: a run that continues from --init keeps"),
         (["--preset", "gpt2-123m"], "--preset gpt2-123m: unknown (did you mean 'gpt2-124m'?)"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +14,18 @@ from torch import Tensor
 from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
 from gpt2.model.kv_cache import KVCache
-from gpt2.model.masks import Packed
+from gpt2.model.masks import Causal, Packed
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
-VARIANTS = {"plain": {}, "wide": {"head_dim": 24}, "by_layer": {"scale_by_layer": True, "bias": False}}
+BANDED = {"attention_pattern": ("dense", "banded"), "band_width": 5}
+STRIDED = {"attention_pattern": ("banded", "strided"), "band_width": 4, "attention_stride": 4}
+VARIANTS = {
+    "plain": {},
+    "wide": {"head_dim": 24},
+    "by_layer": {"scale_by_layer": True, "bias": False},
+    "banded": BANDED,
+    "strided": STRIDED,
+}
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
@@ -39,7 +49,7 @@ def ids(batch: int, length: int) -> Tensor:
 @pytest.mark.parametrize("steps", [[1] * 20, [7, 13], [5, 1, 1, 9, 4], [20]], ids=str)
 def test_reading_in_steps_equals_one_pass(module: GPT, steps: list[int]) -> None:
     tokens = ids(3, 20)
-    cache = KVCache(TINY if module.config == TINY else module.config, batch=3)
+    cache = KVCache(module.config, batch=3)
     parts = [module(part, context=cache) for part in tokens.split(steps, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), module(tokens), **CLOSE)
     assert cache.lengths == [20, 20, 20]
@@ -74,9 +84,9 @@ def test_truncated_tokens_are_forgotten_and_selected_rows_go_on(module: GPT) -> 
 
 
 @torch.no_grad()
-def test_pasted_rows_take_the_place_of_others() -> None:
-    module, tokens = make(scale=5.0), ids(3, 12)
-    cache, fresh = KVCache(TINY, batch=3), KVCache(TINY, batch=1, capacity=5)
+def test_pasted_rows_take_the_place_of_others(module: GPT) -> None:
+    tokens, config = ids(3, 12), module.config
+    cache, fresh = KVCache(config, batch=3), KVCache(config, batch=1, capacity=5)
     module(tokens, context=cache)
     module(tokens[:1, 3:8], context=fresh)
     cache.paste([1], fresh)
@@ -131,3 +141,41 @@ def test_packed_rows_longer_than_the_context_hold_texts_that_fit() -> None:
         module(tokens, context=Packed(torch.tensor([[0] * 70 + [1] * 30])))
     with pytest.raises(ValueError, match="segment_ids"):
         module(tokens, context=Packed(segments[:, :50]))
+
+
+def seen_by(module: GPT, length: int) -> Tensor:
+    """Which tokens each of the last hidden states depends on (T, T), by gradient: seeing once, through one layer."""
+    tokens = ids(1, length)
+    seen = torch.zeros(length, length, dtype=torch.bool)
+    for place in range(length):
+        embedded = module.wte(tokens).detach().requires_grad_()
+        context = Causal()
+        context.begin(tokens, module.config)
+        module.h[0](embedded, context)[0, place].sum().backward()
+        assert embedded.grad is not None
+        seen[place] = embedded.grad[0].abs().sum(-1) > 0
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "back"),
+    [
+        ({"attention_pattern": ("dense",)}, range(12)),
+        ({"attention_pattern": ("banded",), "band_width": 5}, range(5)),
+        ({"attention_pattern": ("banded",), "band_width": 1}, range(1)),
+        ({"attention_pattern": ("banded",), "band_width": 40}, range(12)),
+        ({"attention_pattern": ("strided",), "attention_stride": 5}, range(0, 12, 5)),
+        ({"attention_pattern": ("strided",), "attention_stride": 1}, range(12)),
+    ],
+    ids=str,
+)
+def test_a_token_sees_what_its_layers_kind_says(changes: dict[str, Any], back: range) -> None:
+    wanted = torch.tensor([[i - j in back for j in range(12)] for i in range(12)])
+    assert torch.equal(seen_by(make(scale=5.0, n_layer=1, **changes), 12), wanted)
+
+
+def test_layers_take_turns() -> None:
+    config = replace(TINY, n_layer=5, **STRIDED)
+    assert [config.attention_kind(layer) for layer in range(5)] == ["banded", "strided"] * 2 + ["banded"]
+    assert [config.window(layer) for layer in range(5)] == [4, 0, 4, 0, 4]
+    assert [config.stride(layer) for layer in range(5)] == [1, 4, 1, 4, 1]

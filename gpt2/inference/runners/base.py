@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from gpt2.errors import UserError
+
 if TYPE_CHECKING:
     from gpt2.inference.choose import Ask
     from gpt2.inference.request import Span
@@ -35,3 +37,11 @@ class Runner(Protocol):
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy pages (from, to): a text that goes on in two ways shares all but its last, half-filled page."""
         ...
+
+
+def refuse_sparse(config: GPTConfig) -> None:
+    """UserError for layers that do not look back on everything, where a runner knows only those that do."""
+    if not config.is_dense:
+        pattern = ",".join(config.attention_pattern)
+        raise UserError(f"attention_pattern {pattern}: the engine's runners are for dense layers; "
+                        "gpt2.inference.generate.generate(model.module, ...) writes with any")  # fmt: skip

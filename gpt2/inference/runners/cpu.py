@@ -20,6 +20,7 @@ from gpt2.errors import UserError
 from gpt2.hardware import cores
 from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.inference.runners.base import refuse_sparse
 from gpt2.kernels import plan as at
 from gpt2.kernels.survey import BLOCK
 from gpt2.kernels.team import Team
@@ -52,6 +53,7 @@ class CpuRunner:
         threads: int = 0,
         vocab_size: int = 0,
     ) -> None:
+        refuse_sparse(model.config)
         kv = kv or ("float32" if model.weights == "float32" else "bfloat16")
         if kv not in KV_DTYPES:
             raise UserError(f"keys and values in {kv}: choose {', '.join(KV_DTYPES)}")

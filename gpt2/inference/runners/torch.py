@@ -14,6 +14,7 @@ from torch import Tensor
 from gpt2.errors import UserError
 from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.inference.runners.base import refuse_sparse
 from gpt2.inference.runners.graphs import Graphs
 from gpt2.inference.runners.paged import Flat, Pool
 from gpt2.inference.sampling import Choice, SamplingParams, choose
@@ -38,6 +39,7 @@ class TorchRunner:
         vocab_size: int = 0,
         graphs: bool = True,
     ) -> None:
+        refuse_sparse(module.config)
         self.module, self.config = module, module.config
         self.pages, self.max_tokens, self.max_outputs = pages, max_tokens, max_outputs
         self.vocab_size = min(vocab_size or module.config.vocab_size, module.config.vocab_size)
