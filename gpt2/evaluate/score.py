@@ -7,29 +7,22 @@ Log-likelihoods are natural logarithms. A score depends on its own text alone, n
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from gpt2.errors import UserError
-from gpt2.inference.choose import Ask
-from gpt2.inference.pages import pages_for
-from gpt2.inference.request import Span
+from gpt2.evaluate.prefixes import Ids, Reading
+from gpt2.evaluate.steps import Progress, read
 from gpt2.inference.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from gpt2.inference.engine import Model
     from gpt2.inference.runners.base import Runner
-    from gpt2.inference.sampling import Choice
     from gpt2.tokenizer.bpe import Tokenizer
 
-Ids = Sequence[int]
 Pair = tuple[Ids, Ids]  # context, continuation
 First = Literal["eot", "none"]  # what the first token of a text is predicted after: end-of-text; it is not predicted
-Progress = Callable[[int, int], None]  # tokens read so far, tokens to read
-GREEDY = SamplingParams(temperature=0.0)
-NO_DRAWS = random.Random(0)  # greedy choices draw nothing
 
 
 @dataclass(frozen=True)
@@ -86,14 +79,6 @@ class Scores(Protocol):
     ) -> list[str]: ...
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Tokens to be read from position 0, and the tokens that are to follow its last ones: one target for each."""
-
-    tokens: Ids
-    targets: Ids
-
-
 class Scorer:
     """Scores with a model, or with a (runner, tokenizer), whose pages it takes for itself."""
 
@@ -109,8 +94,8 @@ class Scorer:
         (take end-of-text), an empty continuation, and one that passes the model's context.
         """
         readings = [self._reading(place, context, after) for place, (context, after) in enumerate(pairs)]
-        found = self._score(readings, progress)
-        return [Scored(sum(logprobs), all(hits), len(logprobs)) for logprobs, hits in found]
+        found = read(self.runner, readings, progress)
+        return [Scored(math.fsum(one.logprobs), all(one.likeliest), len(one.logprobs)) for one in found]
 
     def rolling(
         self,
@@ -139,29 +124,40 @@ class Scorer:
             parts = list(windows(whole, window, stride))
             cut += parts
             counts.append(len(parts))
-        found = iter(self._score(cut, progress))
+        found = iter(read(self.runner, cut, progress, greedy=False))
         results = []
         for count in counts:
-            logprobs = [value for _ in range(count) for value in next(found)[0]]
+            logprobs = [value for _ in range(count) for value in next(found).logprobs]
             results.append(Rolled(math.fsum(logprobs), len(logprobs), window, stride, first))
         return results
 
     def greedy(
         self, prompts: Sequence[Ids], max_new_tokens: int | Sequence[int], stop: Sequence[str] = ()
     ) -> list[str]:
-        """What the model writes after each prompt, always the likeliest token, up to a stop string or end-of-text.
+        """What the model writes after each prompt, always the likeliest token; see `write`.
 
-        Neither of these is part of it. Of a prompt that leaves no room for `max_new_tokens` (of all, or one number for
-        each) the model reads the end. UserError where these alone fill the context.
+        `max_new_tokens` is for all, or one number for each.
+        """
+        most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+        return self.write(prompts, [SamplingParams(number, temperature=0.0, stop=tuple(stop)) for number in most])
+
+    def write(self, prompts: Sequence[Ids], params: Sequence[SamplingParams]) -> list[str]:
+        """What the model writes after each prompt with its settings, up to a stop string or end-of-text, without these.
+
+        Of a prompt that leaves no room for `max_new_tokens` the model reads the end; an empty one is end-of-text.
+        UserError where the new tokens alone fill the context.
         """
         from gpt2.inference.engine import Engine
 
-        most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-        for number in most:
-            if number >= self.context_length:
-                raise UserError(f"max_new_tokens {number}: the model's context has room for {self.context_length}")
-        params = [SamplingParams(max_new_tokens=number, temperature=0.0, stop=tuple(stop)) for number in most]
-        cut = [list(ids[-(self.context_length - number) :]) for ids, number in zip(prompts, most, strict=True)]
+        cut: list[Ids] = []
+        for ids, settings in zip(prompts, params, strict=True):
+            room = self.context_length - settings.max_new_tokens
+            if room < 1:
+                raise UserError(
+                    f"max_new_tokens {settings.max_new_tokens}: the model's context has {self.context_length}, and a "
+                    "prompt needs one; take fewer"
+                )
+            cut.append(list(ids[-room:]) or end_of_text(self.tokenizer))
         engine = Engine((self.runner, self.tokenizer))  # a new one: its pages held other texts meanwhile
         return [result.text for result in engine.generate(cut, params)]
 
@@ -175,38 +171,6 @@ class Scorer:
                 f"pair {place}: a continuation of {len(after)} tokens, the model's context is {self.context_length}"
             )
         return Reading([*context, *after][-self.context_length - 1 : -1], after)
-
-    def _score(self, readings: Sequence[Reading], progress: Progress | None) -> list[tuple[list[float], list[bool]]]:
-        """For each reading, the log-probability of each target and whether it is the likeliest token."""
-        total, done = sum(len(reading.tokens) for reading in readings), 0
-        found = []
-        for reading in readings:
-            found.append(self._one(reading))
-            done += len(reading.tokens)
-            if progress:
-                progress(done, total)
-        return found
-
-    def _one(self, reading: Reading) -> tuple[list[float], list[bool]]:
-        """One reading by itself, in chunks of what a step may read and answer."""
-        logprobs: list[float] = []
-        likeliest: list[bool] = []
-        tokens, chunk = reading.tokens, min(self.runner.max_tokens, self.runner.max_outputs)
-        silent = len(tokens) - len(reading.targets)
-        for start in range(0, len(tokens), chunk):
-            part = tokens[start : start + chunk]
-            outputs = min(len(part), max(0, start + len(part) - silent))
-            self.runner.step([Span(part, start, range(pages_for(len(tokens))), outputs)])
-            targets = reading.targets[len(logprobs) : len(logprobs) + outputs]
-            logprobs += self.runner.logprobs(targets)
-            likeliest += [
-                choice.token == target for choice, target in zip(self._likeliest(outputs), targets, strict=True)
-            ]
-        return logprobs, likeliest
-
-    def _likeliest(self, rows: int) -> list[Choice]:
-        """The likeliest token of each row of logits."""
-        return self.runner.choose([Ask(row, (), (), GREEDY, NO_DRAWS) for row in range(rows)])
 
 
 def windows(whole: Ids, window: int, stride: int) -> Iterator[Reading]:
