@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import lm_eval.models  # noqa: F401  # its own models: the registry looks for them only while it knows none
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is there counts
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+UNASKED = "cuda:0"  # what the harness's command line says where the user names no device, a GPU or not
 NOT_OURS = "the gpt2 model does not know it"
 
 
@@ -53,7 +55,8 @@ class GPT2LM(TemplateLM):
         super().__init__()
         if bool(path) == bool(pretrained):
             raise UserError("name the model: --model_args path=FOLDER")
-        self.model = load(path or pretrained, device or "auto", dtype, weights, kv)
+        where = "auto" if device in (None, "", UNASKED) else str(device)
+        self.model = load(path or pretrained, where, dtype, weights, kv)
         self.scorer = Scorer(self.model)
         self.max_gen_toks, self.seed = max_gen_toks, seed
 

@@ -120,7 +120,8 @@ class Steps:
             before.pages = []
         else:
             self.pages.share(before.pages[:known])
-            copies += [(before.pages[known], fresh[0])] * bool(part.start % PAGE_SIZE)
+            if part.start % PAGE_SIZE:
+                copies.append((before.pages[known], fresh[0]))
         return True
 
     def _span(self, part: Part, count: int) -> Span:
