@@ -89,8 +89,12 @@ class FakeRunner:
     def choose(self, asks: Sequence[Ask]) -> list[Choice]:
         return [self._choose(ask) for ask in asks]
 
-    def logprobs(self, targets: Sequence[int]) -> list[float]:
-        return [0.0] * len(targets)
+    def logprobs(self, targets: Sequence[int], rows: Sequence[int] | None = None) -> list[float]:
+        """Of a target, whatever is known of all that is visible and the target."""
+        asked = range(len(self.rows)) if rows is None else rows
+        return [
+            -float(digest(self.rows[row].digest, target) % 1009) for row, target in zip(asked, targets, strict=True)
+        ]
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         for one, other in pairs:

@@ -30,8 +30,8 @@ class Runner(Protocol):
         """A token for each row that is asked about."""
         ...
 
-    def logprobs(self, targets: Sequence[int]) -> list[float]:
-        """The log-probability (nats) of one token for each row of logits, in order."""
+    def logprobs(self, targets: Sequence[int], rows: Sequence[int] | None = None) -> list[float]:
+        """The log-probability (nats) of one token for each row of logits, in order, or for each of `rows`."""
         ...
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -79,9 +79,13 @@ class CpuRunner:
     def choose(self, asks: Sequence[Ask]) -> list[Choice]:
         return choose_rows(self._logits[: len(self.logits)], asks, self.vocab_size, self._survey)
 
-    def logprobs(self, targets: Sequence[int]) -> list[float]:
-        found = zip(self.logits, targets, self._survey[2][: len(self.logits)].tolist(), strict=True)
-        return [float(row[target]) - normaliser for row, target, normaliser in found]
+    def logprobs(self, targets: Sequence[int], rows: Sequence[int] | None = None) -> list[float]:
+        rows = range(len(self.logits)) if rows is None else rows
+        if len(rows) != len(targets):
+            raise ValueError(f"{len(targets)} targets for {len(rows)} rows of logits")
+        at = np.array(rows, np.int64)
+        own: list[float] = (self.logits[at, np.array(targets, np.int64)] - self._survey[2][at]).tolist()
+        return own
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         for source, target in pairs:

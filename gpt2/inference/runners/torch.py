@@ -72,10 +72,15 @@ class TorchRunner:
         return choose_on_device(self.logits, asks)
 
     @torch.inference_mode()
-    def logprobs(self, targets: Sequence[int]) -> list[float]:
-        """The log-probability (nats) of one token for each row of logits, in order."""
-        index = torch.tensor(targets, device=self.logits.device, dtype=torch.long)[:, None]
-        own: list[float] = self.logits.log_softmax(-1).gather(1, index).squeeze(1).tolist()
+    def logprobs(self, targets: Sequence[int], rows: Sequence[int] | None = None) -> list[float]:
+        """The log-probability (nats) of one token for each row of logits, in order, or for each of `rows`."""
+        rows = range(len(self.logits)) if rows is None else rows
+        if len(rows) != len(targets):
+            raise ValueError(f"{len(targets)} targets for {len(rows)} rows of logits")
+        at, index = (
+            torch.tensor(list(numbers), device=self.logits.device, dtype=torch.long) for numbers in (rows, targets)
+        )
+        own: list[float] = (self.logits[at, index] - self.logits.logsumexp(-1)[at]).tolist()
         return own
 
     @torch.inference_mode()
