@@ -34,6 +34,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("gpt2.cli.runs", "List and compare runs"),
     "generate": ("gpt2.cli.generate", "Let a model continue a prompt"),
     "chat": ("gpt2.cli.chat", "Write with a model in turns, each going on from the last"),
+    "evaluate": (
+        "gpt2.cli.evaluate",
+        "Measure a model on benchmarks, by the papers' protocols or lm-evaluation-harness's",
+    ),
+    "overlap": ("gpt2.cli.overlap", "Tell how much of a test set a training set holds"),
     "quantize": ("gpt2.cli.quantize", "Make a folder with smaller weights, for writing on a processor"),
     "inspect": ("gpt2.cli.inspect", "Show what is inside a model: sizes, predictions, activations"),
     "doctor": ("gpt2.cli.doctor", "Show what this machine has, how fast it is, and what is missing"),

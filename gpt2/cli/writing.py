@@ -41,8 +41,8 @@ def model_options(command: Command) -> Command:
     return decorate(command, options)
 
 
-def writing_options(command: Command) -> Command:
-    """--weights, --kv, --draft: how a text is written, not what."""
+def weights_options(command: Command) -> Command:
+    """--weights, --kv: in which form a processor reads the model."""
     options = [
         click.option(
             "--weights",
@@ -60,6 +60,14 @@ def writing_options(command: Command) -> Command:
             help="Keys and values on a processor: float32, bfloat16 or int8. auto is float32 beside float32 weights, "
             "else bfloat16.",
         ),
+    ]
+    return _decorate(command, options)
+
+
+def writing_options(command: Command) -> Command:
+    """--weights, --kv, --draft: how a text is written, not what."""
+    options = [
+        weights_options,
         click.option(
             "--draft",
             default="none",

@@ -1,0 +1,128 @@
+"""Texts against their references: SQuAD's exact match and F1, BLEU through sacrebleu, ROUGE through rouge-score."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from gpt2.errors import UserError
+
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize(text: str) -> str:
+    """As SQuAD's and TriviaQA's scripts do: lower case, no punctuation, no articles, single spaces."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
+def exact(text: str, references: Sequence[str]) -> float:
+    """1 if it is one of the references after `normalize`, else 0."""
+    return float(normalize(text) in {normalize(reference) for reference in references})
+
+
+def verbatim(text: str, references: Sequence[str]) -> float:
+    """1 if it is one of the references but for white space around it, else 0."""
+    return float(text.strip() in {reference.strip() for reference in references})
+
+
+def f1(text: str, references: Sequence[str]) -> float:
+    """The best F1 of words with a reference; two texts that are both without words agree."""
+    return max(word_f1(normalize(text).split(), normalize(reference).split()) for reference in references)
+
+
+def word_f1(words: Sequence[str], gold: Sequence[str]) -> float:
+    if not words or not gold:
+        return float(words == gold)
+    common = sum((Counter(words) & Counter(gold)).values())
+    return 2 * common / (len(words) + len(gold))
+
+
+def left_out(score: Callable[[str, Sequence[str]], float], text: str, references: Sequence[str]) -> float:
+    """The mean of the score against all references but one, as CoQA's script has it, so that people fare no better."""
+    if len(references) < 2:
+        return score(text, references)
+    return sum(score(text, [*references[:n], *references[n + 1 :]]) for n in range(len(references))) / len(references)
+
+
+def drop_scores(text: str, references: Sequence[Sequence[str]]) -> tuple[float, float]:
+    """DROP's exact match and F1 with the best reference; each of these is one or several spans."""
+    pairs = [(float(drop_text(text) == drop_text(" ".join(spans))), drop_f1(text, spans)) for spans in references]
+    return max(pairs)
+
+
+def drop_f1(text: str, spans: Sequence[str]) -> float:
+    """F1 of bags of words; 0 where the reference has numbers and the text none of them. A text is one span."""
+    words, bags = set(drop_text(text).split()), [set(drop_text(span).split()) for span in spans]
+    best = max(bag_f1(words, bag) for bag in bags)
+    return round(best / len(bags), 2)
+
+
+def bag_f1(words: set[str], gold: set[str]) -> float:
+    numbers = {word for word in gold if is_number(word)}
+    if numbers and not numbers & words:
+        return 0.0
+    common = len(words & gold)
+    return 2 * common / (len(words) + len(gold)) if common else 0.0
+
+
+def drop_text(text: str) -> str:
+    """DROP's normalisation: as SQuAD's, but numbers are compared as numbers, and hyphens part words."""
+    words = []
+    for word in re.split(" |-", text.lower()):
+        word = word if is_number(word) else word.translate(PUNCTUATION)
+        word = str(float(word)) if is_number(word) else ARTICLES.sub(" ", word)
+        words += word.split()
+    return " ".join(words)
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def bleu_sums(text: str, references: Sequence[str], tokenize: str = "13a") -> tuple[float, ...]:
+    """What BLEU is made of: matching and all n-grams of 1 to 4 words, length, reference's length (sacrebleu)."""
+    found = _bleu(tokenize).corpus_score([text], [[reference] for reference in references])
+    return (*found.counts, *found.totals, found.sys_len, found.ref_len)
+
+
+def rouge(text: str, reference: str) -> dict[str, float]:
+    """F1 of ROUGE-1, ROUGE-2 and summary-level ROUGE-L (sentences on lines), with stemming (rouge-score)."""
+    found = _rouge().score(reference, text)
+    return {
+        "rouge1": found["rouge1"].fmeasure,
+        "rouge2": found["rouge2"].fmeasure,
+        "rougeL": found["rougeLsum"].fmeasure,
+    }
+
+
+@cache
+def _bleu(tokenize: str) -> Any:
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError:
+        raise UserError("BLEU needs sacrebleu: pip install 'gpt2[eval]'") from None
+    return BLEU(tokenize=tokenize)
+
+
+@cache
+def _rouge() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise UserError("ROUGE needs rouge-score: pip install 'gpt2[eval]'") from None
+    return RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True)
+
+
+def first_sentences(text: str, count: int) -> str:
+    """The first sentences, one a line, as ROUGE wants them; a sentence ends in . ! or ? and white space."""
+    found = re.findall(r"\S.*?(?:[.!?][\"')\]]*(?=\s|$)|$)", " ".join(text.split()))
+    return "\n".join(found[:count])

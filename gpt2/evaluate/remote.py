@@ -1,0 +1,162 @@
+"""Scores through a server with /v1/completions that gives log-probabilities of the prompt (`echo` with `logprobs`).
+
+Prompts are sent as token ids, so that what is scored is what our tokenizer makes of a text: the server's model must
+have the same vocabulary. Written is greedily only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2.errors import UserError
+from gpt2.evaluate.score import Ids, Pair, Progress, Rolled, Scored, Scores, end_of_text, windows
+from gpt2.tokenizer.bpe import Tokenizer
+
+AT_ONCE = 16  # prompts in one request
+TIMEOUT = 600.0  # seconds for one request
+DEFAULT_CONTEXT = 1024
+
+
+@dataclass
+class RemoteScorer:
+    """`Scores` behind a URL. The context is what the server says, else GPT-2's."""
+
+    url: str
+    model: str
+    tokenizer: Tokenizer
+    context_length: int = DEFAULT_CONTEXT
+
+    def continuations(self, pairs: Sequence[Pair], progress: Progress | None = None) -> list[Scored]:
+        """As `Scorer.continuations`; the context is cut on its left where it is too long."""
+        asked = [[*context, *after][-self.context_length :] for context, after in pairs]
+        lengths = [len(after) for _, after in pairs]
+        if any(length >= self.context_length for length in lengths):
+            raise UserError(f"a continuation fills the server's context of {self.context_length} tokens")
+        return [
+            scored(choice["logprobs"], length, self.url)
+            for choice, length in zip(self._ask(asked, progress, echo=True, logprobs=1), lengths, strict=True)
+        ]
+
+    def rolling(
+        self,
+        texts: Sequence[Ids],
+        window: int = 0,
+        stride: int = 0,
+        first: str = "eot",
+        progress: Progress | None = None,
+    ) -> list[Rolled]:
+        """As `Scorer.rolling`, with windows one shorter than the context: a server predicts none past its prompt."""
+        window = window or self.context_length - 1
+        stride = stride or window
+        found = []
+        for text in texts:
+            whole = [*end_of_text(self.tokenizer), *text] if first == "eot" else list(text)
+            pairs = [
+                (part.tokens[: len(part.tokens) - len(part.targets) + 1], part.targets)
+                for part in windows(whole, window, stride)
+            ]
+            scores = self.continuations(pairs, progress)
+            total = math.fsum(each.log_likelihood for each in scores)
+            kept = "eot" if first == "eot" else "none"
+            found.append(Rolled(total, sum(each.tokens for each in scores), window, stride, kept))  # type: ignore[arg-type]
+        return found
+
+    def greedy(
+        self, prompts: Sequence[Ids], max_new_tokens: int | Sequence[int], stop: Sequence[str] = ()
+    ) -> list[str]:
+        """As `Scorer.greedy`."""
+        most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+        texts = []
+        for ids, number in zip(prompts, most, strict=True):
+            cut = list(ids[-(self.context_length - number) :])
+            (choice,) = self._ask([cut], None, max_tokens=number, stop=list(stop)[:4])
+            text = str(choice["text"])
+            ends = [place for mark in stop if (place := text.find(mark)) >= 0]
+            texts.append(text[: min(ends, default=len(text))])
+        return texts
+
+    def likeliest(self, contexts: Sequence[Ids], count: int) -> list[list[int]]:
+        """The likeliest next tokens; fewer where the server gives fewer."""
+        cut = [list(ids[-self.context_length + 1 :]) for ids in contexts]
+        found = []
+        for choice in self._ask(cut, None, max_tokens=1, logprobs=count):
+            tops = (choice["logprobs"].get("top_logprobs") or [{}])[0]
+            ranked = sorted(tops, key=lambda text: -tops[text])
+            tokens = [self.tokenizer.encode(text) for text in ranked]
+            found.append([ids[0] for ids in tokens if len(ids) == 1])
+        return found
+
+    def _ask(
+        self, prompts: Sequence[list[int]], progress: Progress | None, max_tokens: int = 1, **settings: Any
+    ) -> list[Any]:
+        """The choices for all prompts, in their order."""
+        choices: list[Any] = []
+        for start in range(0, len(prompts), AT_ONCE):
+            part = list(prompts[start : start + AT_ONCE])
+            body = {"model": self.model, "prompt": part, "max_tokens": max_tokens, "temperature": 0, **settings}
+            found = post(f"{self.url}/v1/completions", body).get("choices", [])
+            if len(found) != len(part):
+                raise UserError(f"{self.url}: {len(found)} choices for {len(part)} prompts")
+            choices += sorted(found, key=lambda choice: choice.get("index", 0))
+            if progress:
+                progress(len(choices), len(prompts))
+        return choices
+
+
+def scored(logprobs: Any, length: int, url: str) -> Scored:
+    """Of the echoed prompt and one token after it: the part that is the continuation."""
+    if not logprobs or not logprobs.get("token_logprobs"):
+        raise UserError(f"{url}: gives no log-probabilities of prompts; it must do echo with logprobs")
+    end = -1 if len(logprobs["token_logprobs"]) > length else None
+    values = logprobs["token_logprobs"][:end][-length:]
+    tops = (logprobs.get("top_logprobs") or [])[:end][-length:]
+    if len(values) < length or any(value is None for value in values):
+        raise UserError(f"{url}: log-probabilities of {len(values)} tokens where {length} were asked for")
+    greedy = bool(tops) and all(
+        top and value >= max(top.values()) - 1e-6 for top, value in zip(tops, values, strict=True)
+    )
+    return Scored(math.fsum(values), greedy, length)
+
+
+def connect(url: str, tokenizer: str | None) -> tuple[Callable[[], Scores], dict[str, Any]]:
+    """A scorer for the server's model and what results say of it; UserError where there is none."""
+    from gpt2.checkpoint.find import find_folder
+    from gpt2.tokenizer.files import load_tokenizer
+
+    base = url.rstrip("/").removesuffix("/v1")
+    listed = get(f"{base}/v1/models").get("data") or [{}]
+    model = str(listed[0].get("id", "default"))
+    context = next((int(listed[0][key]) for key in ("max_model_len", "context_length") if listed[0].get(key)), 0)
+    words = load_tokenizer(find_folder(tokenizer or "gpt2"))
+    scorer = RemoteScorer(base, model, words, context or DEFAULT_CONTEXT)
+    about = {"name": f"{model} at {base}", "sha256": None, "tokenizer": words.hash, "parameters": None}
+    return lambda: scorer, about | {"context_length": scorer.context_length, "server": base, "model": model}
+
+
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"}
+    return answer(urllib.request.Request(url, json.dumps(body).encode(), headers))
+
+
+def get(url: str) -> dict[str, Any]:
+    return answer(urllib.request.Request(url))
+
+
+def answer(request: urllib.request.Request) -> dict[str, Any]:
+    """The JSON object that comes back; UserError for whatever else does."""
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            found = json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{request.full_url}: {error.code}: {error.read(300).decode('utf-8', 'replace')}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{request.full_url}: {getattr(error, 'reason', error)}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{request.full_url}: expected a JSON object")
+    return found

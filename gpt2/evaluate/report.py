@@ -1,0 +1,180 @@
+"""results.json as pages: report.md and report.html (which needs nothing beside it), ours beside what was published."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2 import atomic
+from gpt2.evaluate import plots, published
+
+LABELS = {
+    "ppl": "perplexity",
+    "ppl_word": "perplexity per word",
+    "acc": "accuracy",
+    "acc_any": "accuracy without stop-word filter",
+    "acc_word": "accuracy, whole word",
+    "acc_norm": "accuracy per character",
+    "acc_token": "accuracy per token",
+    "em": "exact match",
+    "f1": "F1",
+    "bleu": "BLEU",
+    "bits_per_byte": "bits per byte",
+    "bits_per_character": "bits per character",
+    "word_perplexity": "perplexity per word",
+    "byte_perplexity": "perplexity per byte",
+    "all_right": "all answers right",
+    "f1a": "F1 of answers",
+    "rouge_average": "ROUGE, mean",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A metric of a result as it is shown. `first`: the result's main one, with which the task is named."""
+
+    task: str
+    protocol: str
+    shots: int
+    metric: str
+    ours: str
+    theirs: str
+    source: str
+    difference: str
+    first: bool
+    reasons: tuple[str, ...]
+
+
+def write_report(out: Path, found: Mapping[str, Any], beside: Sequence[Mapping[str, Any]] = ()) -> Path:
+    """Both pages; `beside` are results of other models, for the plots. The path of the HTML one."""
+    atomic.write_text(out / "report.md", markdown(found))
+    atomic.write_text(out / "report.html", page(found, beside))
+    return out / "report.html"
+
+
+def lines(found: Mapping[str, Any]) -> list[Line]:
+    rows = published.all_of(found["results"], found["model"].get("parameters") or 124.4e6)
+    made = []
+    for place, result in enumerate(found["results"]):
+        for number, metric in enumerate(result["metrics"]):
+            made.append(line_of(found["model"], result, metric, rows.get((place, metric)), number == 0))
+    return made
+
+
+def line_of(
+    model: Mapping[str, Any], result: Mapping[str, Any], metric: str, row: published.Row | None, first: bool
+) -> Line:
+    figure = result["metrics"][metric]
+    scale = 100 if figure["percent"] else 1
+    value = figure["value"] * scale
+    return Line(
+        result["title"],
+        result["protocol_title"],
+        result["shots"],
+        LABELS.get(metric, metric) + (" (%)" if figure["percent"] else ""),
+        f"{value:,.2f} ± {figure['stderr'] * scale:,.2f}",
+        f"{row.value * scale:,.2f}" if row else "",
+        f"{row.name}, {row.source}" if row else "",
+        f"{value - row.value * scale:+,.2f}" if row else "",
+        first,
+        tuple(published.explanations(result, metric, row, model)) if row else (),
+    )
+
+
+def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the figures were measured on and with."""
+    model = found["model"]
+    size = f", {published.words(model['parameters'])} parameters" if model.get("parameters") else ""
+    made = [("Model", f"{model['name']}{size}, context of {model['context_length']} tokens")]
+    if model.get("weights"):
+        made.append(("Read with", f"{model['weights']} weights on {model['device']}"))
+    made.append(("Model's sha256", model.get("sha256") or "unknown: it is behind a server"))
+    made += [("Seed", str(found["seed"])), ("gpt2", found["gpt2"])]
+    return [*made, ("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items()))]
+
+
+def details(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How each result came about: data, protocol's settings, denominators."""
+    return [
+        (f"{each['title']}, {each['protocol_title']}, {each['shots']}-shot", settings(each))
+        for each in found["results"]
+    ]
+
+
+def settings(result: Mapping[str, Any]) -> str:
+    files = ", ".join(result["data"]["files"][:3]) + (", ..." if len(result["data"]["files"]) > 3 else "")
+    limit = f", the first {result['limit']:,}" if result["limit"] else ""
+    parts = [f"{files} ({result['split']}{limit}), sha256 {result['data']['sha256'][:12]}; {result['items']:,} items"]
+    parts += [f"{key.replace('_', ' ')}: {plain(value)}" for key, value in result["how"].items()]
+    return "; ".join(parts)
+
+
+def plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return " ".join(map(plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else repr(value)
+        if isinstance(value, str) and "{" in value
+        else str(value)
+    )
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    head = ["task", "protocol", "K", "metric", "ours", "published", "difference"]
+    table = [head, ["---", "---", "--:", "---", "--:", "--:", "--:"]]
+    for line in lines(found):
+        theirs = f"{line.theirs} ({line.source})" if line.theirs else ""
+        task = line.task if line.first else ""
+        table.append([task, line.protocol, str(line.shots), line.metric, line.ours, theirs, line.difference])
+    body = "\n".join("| " + " | ".join(row) + " |" for row in table)
+    facts_text = "\n".join(f"- {key}: {value}" for key, value in facts(found))
+    reasons = "\n".join(
+        f"- {line.task}, {line.metric} ({line.difference}): {'; '.join(line.reasons)}"
+        for line in lines(found)
+        if line.reasons
+    )
+    how = "\n".join(f"- {title}: {text}" for title, text in details(found))
+    parts = ["# Evaluation", facts_text, body, f"± is one standard error, by bootstrap ({plots.DRAWS:,} samples)."]
+    parts += ["## What could explain the differences", reasons] if reasons else []
+    parts += ["## How it was measured", how]
+    if found["without_data"]:
+        missing = "\n".join(f"- {reason}" for reason in found["without_data"].values())
+        parts += ["## Left out, for want of data", missing]
+    return "\n\n".join(parts) + "\n"
+
+
+def page(found: Mapping[str, Any], beside: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page as HTML; every text from outside is escaped."""
+    import jinja2
+
+    source = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
+    pictures = [
+        (title, base64.b64encode(picture).decode("ascii"))
+        for title, picture in (
+            ("Against size", plots.draw_sizes(found, beside)),
+            ("Against the number of examples (K)", plots.draw_shots([found, *beside])),
+        )
+        if picture
+    ]
+    return template.render(
+        name=found["model"]["name"],
+        facts=facts(found),
+        lines=lines(found),
+        pictures=pictures,
+        details=details(found),
+        missing=list(found["without_data"].values()),
+        draws=plots.DRAWS,
+    )

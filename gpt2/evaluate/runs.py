@@ -1,0 +1,210 @@
+"""A suite, task by task: each one's result is in a file of its own as soon as it is there, and is not asked again.
+
+Nothing that changes from run to run (times, dates) is in the results, so that an interrupted run, run again, ends
+with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2 import __version__, atomic
+from gpt2.errors import UserError
+from gpt2.evaluate.data import Data, NoData, load
+from gpt2.evaluate.measures import Measured, Setting
+from gpt2.evaluate.protocols import TITLES, Job
+from gpt2.runtime import say
+
+if TYPE_CHECKING:
+    from gpt2.evaluate.score import Scores
+
+FORMAT = 1  # of the results: another number, and old ones are not taken for finished
+LINE_EVERY = 10.0  # seconds between two lines of progress
+LIBRARIES = ("numpy", "torch", "sacrebleu", "rouge-score")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What holds for a whole run. `limit`: so many items (of a text: lines) of each task; 0 is all."""
+
+    folders: tuple[Path, ...] = ()
+    limit: int = 0
+    seed: int = 0
+    window: int = 0
+    stride: int = 0
+
+
+@dataclass
+class Suite:
+    """A run: its jobs, who is asked (made when first needed), and where the results go."""
+
+    jobs: Sequence[Job]
+    scores: Callable[[], Scores]
+    model: Mapping[str, Any]  # name, sha256, parameters, ...: whatever identifies it
+    options: Options
+    out: Path
+    strict: bool = False  # a task without data is an error
+
+    def run(self) -> dict[str, Any]:
+        """All results; those that are there already are not asked for again."""
+        self._refuse_another_model()
+        results, missing = [], {}
+        for number, job in enumerate(self.jobs, 1):
+            try:
+                data = self._load(job)
+            except NoData as error:
+                if self.strict:
+                    raise
+                missing[job.name] = str(error)
+                continue
+            results.append(self._result(job, data, f"[{number}/{len(self.jobs)}] {job.title}"))
+        if not results:
+            raise UserError("no task has data: " + next(iter(missing.values())))
+        found = {"gpt2": __version__, "format": FORMAT, "model": dict(self.model), "seed": self.options.seed}
+        found |= {"versions": versions(), "results": results, "without_data": missing}
+        atomic.write_text(self.out / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        return found
+
+    def _load(self, job: Job) -> Data:
+        folders = [job.task.folder] if job.task.folder else list(self.options.folders)
+        return load(job.task.name, job.task.forms, job.task.hub, folders)
+
+    def _result(self, job: Job, data: Data, title: str) -> dict[str, Any]:
+        path = self.out / "tasks" / f"{job.name}.json"
+        key = self._key(job, data)
+        if finished := read_finished(path, key):
+            say(f"{title}: done before, {headline(finished)}")
+            return finished
+        started = time.monotonic()
+        measured = self._measure(job, data, title)
+        result = describe(job, data, measured, self.options)
+        items = {name: column.rows for name, column in measured.columns.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"key": key, "model": dict(self.model), "result": result, "items": items}, ensure_ascii=False)
+        atomic.write_text(path, text + "\n")
+        say(f"{title}: {headline(result)}, {clock(time.monotonic() - started)}")
+        return result
+
+    def _measure(self, job: Job, data: Data, title: str) -> Measured:
+        options = self.options
+        items = data.test.items[: options.limit or None]
+        pool = data.train.items if data.train else data.test.items
+        setting = Setting(job.shots, options.seed, options.window, options.stride, reporter(title))
+        say(f"{title}: {len(items):,} items")
+        return job.ask.measure(self.scores(), items, pool if job.shots else [], setting)
+
+    def _key(self, job: Job, data: Data) -> str:
+        """What a result depends on: another key, another result."""
+        options = replace(self.options, folders=())
+        parts = [
+            FORMAT,
+            __version__,
+            identity(self.model),
+            job.name,
+            job.ask.settings(),
+            vars(options),
+            data.test.sha256,
+        ]
+        parts.append(data.train.sha256 if data.train and job.shots else "")
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _refuse_another_model(self) -> None:
+        """Results of two models never mix in one folder."""
+        for path in sorted((self.out / "tasks").glob("*.json")):
+            other = json.loads(path.read_text(encoding="utf-8")).get("model", {})
+            if identity(other) != identity(self.model):
+                raise UserError(f"{self.out}: holds results of {other.get('name')}; choose another folder with --out")
+            return
+
+
+def identity(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model is the same wherever it lies."""
+    return {name: value for name, value in model.items() if name != "name"}
+
+
+def read_finished(path: Path, key: str) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["result"] if found["key"] == key else None
+
+
+def describe(job: Job, data: Data, measured: Measured, options: Options) -> dict[str, Any]:
+    """A result as it is written: figures with standard errors, and all that they depend on."""
+    metrics = {
+        name: {
+            "value": column.value,
+            "stderr": column.standard_error(options.seed),
+            "kind": column.kind,
+            "percent": column.percent,
+        }
+        for name, column in measured.columns.items()
+    }
+    found = {
+        "task": job.task.name,
+        "title": job.task.title,
+        "protocol": job.protocol,
+        "protocol_title": TITLES[job.protocol],
+        "shots": job.shots,
+        "metrics": metrics,
+        "items": measured.items,
+        "limit": options.limit or None,
+        "split": data.test.split,
+        "data": {"files": data.test.names, "sha256": data.test.sha256},
+        "how": job.ask.settings() | measured.facts,
+        "note": job.task.note,
+    }
+    if job.shots:
+        train = data.train
+        found["examples"] = {"files": train.names, "sha256": train.sha256} if train else "the other items of the set"
+    return found
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def reporter(title: str) -> Callable[[int, int], None]:
+    """A line now and then: how far, and how long it still takes."""
+    started = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < LINE_EVERY or not 0 < done < total:
+            return
+        last = now
+        say(f"{title}: {done / total:.0%}, {clock((now - started) * (total - done) / done)} left")
+
+    return report
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    name, metric = next(iter(result["metrics"].items()))
+    return f"{name} {shown(metric)}"
+
+
+def shown(metric: Mapping[str, Any]) -> str:
+    """`45.99 ± 0.70`: a share in percent."""
+    scale = 100 if metric["percent"] else 1
+    return f"{metric['value'] * scale:,.2f} ± {metric['stderr'] * scale:,.2f}"
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,63 @@
+"""Suites: which tasks, by which paper. `quick` is what a laptop does in minutes; a file is the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt2.errors import UserError, did_you_mean
+from gpt2.evaluate.protocols import Job, chosen, jobs_of
+from gpt2.evaluate.tasks import CATALOGUE, find_task
+from gpt2.evaluate.tasks.own import read_suite
+from gpt2.evaluate.tasks.task import Task
+
+TABLE_3 = ("lambada", "cbt_cn", "cbt_ne", "wikitext2", "ptb", "enwik8", "text8", "wikitext103", "one_billion")
+GPT2 = (*TABLE_3, "winograd", "coqa", "cnn_dm", "wmt14_en_fr", "wmt14_fr_en", "nq")
+QUICK = (
+    "lambada",
+    "wikitext2",
+    "piqa",
+    "copa",
+    "winogrande",
+    "arc_easy",
+    "triviaqa",
+    "add_2",
+    "add_3",
+    "anagrams_2",
+)
+SUITES: dict[str, tuple[str, ...]] = {
+    "quick": QUICK,
+    "gpt2-paper": GPT2,
+    "gpt3-paper": tuple(name for name, task in CATALOGUE.items() if "gpt3" in task.asks),
+}
+DEFAULT_SHOTS = {"quick": ("zero",), "gpt2-paper": ("zero",), "gpt3-paper": ("zero", "few")}
+
+
+def find_jobs(suite: str, protocol: str, shots: Sequence[str], only: Sequence[str]) -> tuple[list[Job], bool]:
+    """The jobs of a suite, and whether a task without data is an error and not left out: where the user named it.
+
+    `only`: names of tasks, of the suite or of others. UserError for what is unknown, and where nothing is left.
+    """
+    own: list[Task] = []
+    if suite in SUITES:
+        names = list(only or SUITES[suite])
+    elif Path(suite).expanduser().is_file():
+        named, own = read_suite(Path(suite).expanduser())
+        names = [name for name in only or named if name not in {task.name for task in own}]
+        own = [task for task in own if not only or task.name in only]
+    else:
+        near = did_you_mean(suite, SUITES)
+        raise UserError(f"--suite {suite}: no such file, and no suite{near}; there are {', '.join(SUITES)}")
+    shots = shots or DEFAULT_SHOTS.get(suite, ("zero",))
+    tasks = [find_task(name) for name in names]
+    jobs = [job for task in tasks for job in jobs_of(task, chosen(protocol, paper_of(suite, task)), shots)]
+    jobs += [job for task in own for job in jobs_of(task, ["own"], ["zero"])]
+    if not jobs:
+        raise UserError(f"--suite {suite} --protocol {protocol}: none of its tasks is asked in this way")
+    return jobs, bool(only) or suite not in SUITES
+
+
+def paper_of(suite: str, task: Task) -> str:
+    """The paper whose way of asking `--protocol paper` means: the suite's; elsewhere GPT-2's, if it has the task."""
+    order = ("gpt3", "gpt2") if suite == "gpt3-paper" else ("gpt2", "gpt3")
+    return next((paper for paper in order if paper in task.asks), "harness")

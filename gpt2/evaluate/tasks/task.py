@@ -1,0 +1,23 @@
+"""What a task is: a name, the forms of its data, and how each protocol asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2.evaluate.data import Form, Hub
+from gpt2.evaluate.measures import Ask
+
+
+@dataclass(frozen=True)
+class Task:
+    """`asks`: protocol (see protocols.py) -> way of asking. `note`: what the paper leaves open, and what was chosen."""
+
+    name: str
+    title: str
+    forms: tuple[Form, ...]
+    asks: Mapping[str, Ask]
+    hub: Hub | None = None
+    note: str = ""
+    folder: Path | None = None  # where the user's own task has its data

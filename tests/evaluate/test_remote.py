@@ -1,0 +1,135 @@
+"""A model behind /v1/completions is scored as the same model here."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpt2.errors import UserError
+from gpt2.evaluate.measures import LastWord, ReadOn, Setting
+from gpt2.evaluate.remote import RemoteScorer, scored
+from gpt2.evaluate.score import Scorer
+from gpt2.evaluate.tasks.texts import whole
+from gpt2.evaluate.writing import Writing, write
+from gpt2.model.gpt import GPT
+from tiny_models import BYTES, TINY, make, write_model
+
+import gpt2 as package
+
+
+class Completions(BaseHTTPRequestHandler):
+    """As OpenAI's completions: echo with logprobs, and greedy writing; from a module, one forward a token."""
+
+    module: GPT
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def do_GET(self) -> None:
+        self.reply({"data": [{"id": "tiny", "max_model_len": TINY.context_length}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if body["model"] != "tiny":
+            self.send_error(404)
+            return
+        self.reply({"choices": [self.one(ids, body) | {"index": n} for n, ids in enumerate(body["prompt"])][::-1]})
+
+    def one(self, ids: list[int], body: dict[str, Any]) -> dict[str, Any]:
+        start = len(ids)
+        for _ in range(body["max_tokens"] if start < TINY.context_length else 0):
+            ids = [*ids, int(self.logits(ids)[-1].argmax())]
+            if body.get("stop") and any(mark in BYTES.decode(ids[start:]) for mark in body["stop"]):
+                break
+        kept = ids if body.get("echo") else ids[start:]
+        found: dict[str, Any] = {"text": BYTES.decode(kept)}
+        if body.get("logprobs"):
+            table = torch.log_softmax(self.logits(ids[:-1]), -1)
+            values = [None, *(float(row[token]) for row, token in zip(table, ids[1:], strict=True))]
+            tops: list[Any] = [None]
+            for row in table:
+                best = row.topk(min(body["logprobs"], 256))
+                tops.append({chr(int(i)): float(v) for v, i in zip(best.values, best.indices, strict=True)})
+            found["logprobs"] = {"token_logprobs": values[-len(kept) :], "top_logprobs": tops[-len(kept) :]}
+        return found
+
+    def logits(self, ids: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            return self.module(torch.tensor([ids]))[0, :, : TINY.vocab_size]
+
+    def reply(self, value: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, GPT]]:
+    module = make(scale=4.0)
+    handler = type("Handler", (Completions,), {"module": module})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", module
+    server.shutdown()
+
+
+@pytest.fixture
+def both(served: tuple[str, GPT], tmp_path: Path) -> tuple[RemoteScorer, Scorer]:
+    url, module = served
+    local = Scorer(package.load(write_model(tmp_path / "model", module), weights="float32"))
+    return RemoteScorer(url, "tiny", BYTES, TINY.context_length), local
+
+
+def test_scores_through_a_server_are_those_of_the_model(both: tuple[RemoteScorer, Scorer]) -> None:
+    remote, local = both
+    pairs = [(BYTES.encode(a), BYTES.encode(b)) for a, b in (("the sea", " sang"), ("a", "b"), ("x" * 30, "y" * 20))]
+    for far, near in zip(remote.continuations(pairs), local.continuations(pairs), strict=True):
+        assert far.log_likelihood == pytest.approx(near.log_likelihood, abs=1e-3)
+        assert (far.greedy, far.tokens) == (near.greedy, near.tokens)
+
+
+def test_tasks_run_through_a_server_as_here(both: tuple[RemoteScorer, Scorer]) -> None:
+    remote, local = both
+    items = [{"before": "it was the", "word": word} for word in ("sea", "land")]
+    ask = LastWord(token=True, stop_words=frozenset("e"))
+    text = ReadOn(whole(None), {"ppl": ("perplexity", "byte")}, "")
+    for measure, given in ((ask, items), (text, [{"text": "so it was\n" * 9}])):
+        far = measure.measure(remote, given, [], Setting(window=60))
+        near = measure.measure(local, given, [], Setting(window=60))
+        for name, column in near.columns.items():
+            assert far.columns[name].value == pytest.approx(column.value, rel=1e-3), name
+    prompts = [BYTES.encode("the sea"), BYTES.encode("a ship")]
+    assert write(remote, prompts, Writing(6)) == write(local, prompts, Writing(6))
+    rolled, near_rolled = (each.rolling([BYTES.encode("so it was, " * 9)], 60, 30) for each in both)
+    assert rolled[0].log_likelihood == pytest.approx(near_rolled[0].log_likelihood, rel=1e-4)
+    with pytest.raises(UserError, match="a server writes greedily only"):
+        write(remote, prompts, Writing(6, beams=4))
+
+
+def test_the_command_takes_a_url(
+    served: tuple[str, GPT], tmp_path: Path, gpt2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = write_model(tmp_path / "words")
+    (tmp_path / "copa.jsonl").write_text('{"query": "It rained, so", "choices": ["wet", "dry"], "gold": 0}\n' * 2)
+    monkeypatch.chdir(tmp_path)
+    ran = gpt2("evaluate", "--model", served[0], "--tokenizer", words, "--data", tmp_path, "--tasks", "copa")
+    assert ran.code == 0, ran.err
+    (path,) = Path("evaluations").glob("*/results.json")
+    model = json.loads(path.read_text())["model"]
+    assert model["name"].startswith("tiny at http://127.0.0.1") and model["sha256"] is None
+
+
+def test_a_server_without_what_is_needed_is_told_so(tmp_path: Path, gpt2: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="gives no log-probabilities of prompts"):
+        scored(None, 1, "http://x")
+    with pytest.raises(UserError, match="0 tokens where 1 were asked for|of 1 tokens where 2"):
+        scored({"token_logprobs": [None]}, 2, "http://x")
+    words = write_model(tmp_path / "words")
+    ran = gpt2("evaluate", "--model", "http://127.0.0.1:9", "--tokenizer", words, "--tasks", "copa")
+    assert ran.code == 2 and "http://127.0.0.1:9/v1/models" in ran.err

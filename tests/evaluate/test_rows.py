@@ -1,0 +1,132 @@
+"""What is wrong with a data file is told with file and line."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from gpt2.errors import UserError
+from gpt2.evaluate.data import Form, Hub, NoData, find, load, read
+from gpt2.evaluate.rows import Row, jsonl, labelled, parallel, plain_lines, table
+from gpt2.evaluate.tasks import CATALOGUE
+
+
+def refused(task: str, folder: Path, *files: tuple[str, str]) -> str:
+    for name, text in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load(task, CATALOGUE[task].forms, None, [folder])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+GOOD = '{"query": "q", "choices": ["a", "b"], "gold": 0}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "piqa.jsonl: empty"),
+        ("\n \n", "piqa.jsonl: empty"),
+        (GOOD + GOOD + '{"query": "q", "choices"\n', "piqa.jsonl line 3: not JSON"),
+        (GOOD + "[1]\n", "piqa.jsonl line 2: [1]; expected an object"),
+        (
+            GOOD + "\n" + '{"query": "q", "choice": ["a"], "gold": 0}\n',
+            "line 3: no column 'choices' (did you mean 'choice'?)",
+        ),
+        (GOOD + '{"query": 3, "choices": [], "gold": 0}\n', "line 2: column 'query' is 3; expected text"),
+        (GOOD + '{"query": "q", "choices": "ab", "gold": 0}\n', "line 2: column 'choices' is \"ab\"; expected a list"),
+        (GOOD + '{"query": "q", "choices": ["a"], "gold": "x"}\n', "line 2: column 'gold' is \"x\"; expected a whole"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused("piqa", tmp_path, ("piqa.jsonl", text))
+
+
+def test_labels_belong_to_items_line_by_line(tmp_path: Path) -> None:
+    item = '{"goal": "g", "sol1": "a", "sol2": "b"}\n'
+    assert "valid-labels.lst: 1 labels" in refused(
+        "piqa", tmp_path, ("valid.jsonl", item * 2), ("valid-labels.lst", "0\n")
+    )
+    (tmp_path / "valid-labels.lst").write_text("0\n1\n1\n")
+    with pytest.raises(UserError, match="3 labels for the 2 items"):
+        list(labelled([tmp_path / "valid.jsonl", tmp_path / "valid-labels.lst"]))
+
+
+def test_files_of_other_kinds_say_where_too(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('x,y\n1,2\n"a,b",3\n4\n')
+    with pytest.raises(UserError, match=r"a.csv line 4: 1 columns, expected 2: x, y"):
+        list(table(",")([tmp_path / "a.csv"]))
+    (tmp_path / "b.txt").write_bytes(b"one\ntwo\n\xff\n")
+    with pytest.raises(UserError, match=r"b.txt line 3: not UTF-8: byte 0xff"):
+        list(plain_lines([tmp_path / "b.txt"]))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n')[:-9])
+    with pytest.raises(UserError, match=r"c.jsonl.gz: not a whole gzip file"):
+        list(jsonl([tmp_path / "c.jsonl.gz"]))
+    (tmp_path / "d").write_text("a\nb\n")
+    (tmp_path / "e").write_text("a\n")
+    with pytest.raises(UserError, match="belong line to line"):
+        list(parallel([tmp_path / "d", tmp_path / "e"]))
+    assert "coqa-dev-v1.0.json line 2: not JSON" in refused("coqa", tmp_path, ("coqa-dev-v1.0.json", '{"data":\n]}'))
+    assert "schema" in refused(
+        "winograd", tmp_path, ("WSCollection.xml", "<c><schema><correctAnswer>C</correctAnswer></schema></c>")
+    )
+    assert "line 1: not XML" in refused("winograd", tmp_path, ("WSCollection.xml", "<c"))
+    assert "line 2: expected a line that begins with its number" in refused(
+        "cbt_cn", tmp_path, ("cbtest_CN_valid_2000ex.txt", "1 a\nb\n")
+    )
+
+
+def test_no_data_names_all_files_that_were_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(NoData, match=r"piqa: no data; looked for valid.jsonl with valid-labels.lst or .* in .*"):
+        load("piqa", CATALOGUE["piqa"].forms, None, [tmp_path])
+    with pytest.raises(NoData, match="name one with --data"):
+        load("piqa", CATALOGUE["piqa"].forms, None, [])
+
+
+def test_data_lies_below_the_folder_or_in_one_named_after_the_task(tmp_path: Path) -> None:
+    for place in (tmp_path / "BoolQ", tmp_path / "boolq"):
+        place.mkdir()
+        (place / "val.jsonl").write_text("x")
+        assert find(tmp_path, "boolq", ["BoolQ/val.jsonl"]) == [place / "val.jsonl"]
+        (place / "val.jsonl").unlink()
+    (tmp_path / "val.jsonl").write_text("x")
+    assert find(tmp_path, "boolq", ["BoolQ/val.jsonl"]) is None
+
+
+def test_the_hash_is_of_all_files_that_belong_together(tmp_path: Path) -> None:
+    form = Form(("a", "b"), dict, parallel)
+    (tmp_path / "a").write_text("1\n")
+    hashes = set()
+    for text in ("2\n", "3\n"):
+        (tmp_path / "b").write_text(text)
+        hashes.add(read(form, [tmp_path / "a", tmp_path / "b"], "test").sha256)
+    assert len(hashes) == 2
+
+
+def test_the_hub_is_asked_where_no_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    rows = {"validation": [{"q": "a"}, {"q": "b"}], "train": [{"q": "c"}]}
+    fake = types.ModuleType("datasets")
+    fake.load_dataset = lambda id, config: rows if id == "right" else 1 / 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    found = load("t", (), Hub("right", lambda row: {"q": row.text("q")}), [tmp_path])
+    assert found.test.items == [{"q": "a"}, {"q": "b"}] and found.train and found.train.items == [{"q": "c"}]
+    with pytest.raises(UserError, match="right validation row 1: no column 'z'"):
+        load("t", (), Hub("right", lambda row: {"q": row.text("z")}), [tmp_path])
+    with pytest.raises(NoData, match="wrong cannot be fetched: division by zero"):
+        load("t", (), Hub("wrong", dict), [tmp_path])
+    with pytest.raises(NoData, match="no split 'test', it has validation, train"):
+        load("t", (), Hub("right", dict, split="test"), [tmp_path])
+
+
+def test_objects_of_lists_are_lists_of_objects() -> None:
+    row = Row({"a": {"x": [1, 2], "y": ["b", "c"]}, "b": {"x": 1}}, "here")
+    assert row.rows("a") == [{"x": 1, "y": "b"}, {"x": 2, "y": "c"}]
+    with pytest.raises(UserError, match="here: column 'b'"):
+        row.rows("b")
