@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tiny_models import BYTES
+
 from gpt2.evaluate.score import Ids, Pair, Scored
 from gpt2.tokenizer.bpe import Tokenizer
-from tiny_models import BYTES
 
 
 class FakeScores:

@@ -1,4 +1,4 @@
-"""A small file of each official form, by its official name: task -> {file: text}. Shapes are those of the publishers."""
+"""A small file of each official form, by its official name: task -> {file: text}. Shapes are the publishers'."""
 
 from __future__ import annotations
 
@@ -175,9 +175,7 @@ SETS: dict[str, list[dict[str, str]]] = {
     "enwik8": [{"enwik8": "<mediawiki>\n naïve " * 100}],
     "text8": [{"text8": " anarchism originated as " * 100}],
     "one_billion": [
-        {
-            "heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050": 'It was " so , " he said .\nDon \'t !\n'
-        }
+        {"heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050": 'It was " so , " he said .\n'}
     ],
     "piqa": [
         {"valid.jsonl": lines(PIQA, PIQA), "valid-labels.lst": "0\n1\n"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SAME_SIZE = 1.15  # parameters that differ by less than this factor
+NEAR = math.log(1.15)  # parameters that differ by less than this factor are the same size
 FEW = 2.0  # standard errors within which a difference may be chance
 
 
@@ -63,35 +63,37 @@ def distance(one: float, other: float) -> float:
     return abs(math.log(one / other))
 
 
-def explanations(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str, Any]) -> list[str]:
-    """What could explain a difference, the likeliest first. All of it can be read off the result."""
-    figure = result["metrics"][metric]
-    found = []
-    if figure["stderr"] and abs(figure["value"] - row.value) <= FEW * figure["stderr"]:
-        found.append(f"within {FEW:g} standard errors: may be chance")
+def of_all(results: Sequence[Mapping[str, Any]], model: Mapping[str, Any], rows: Iterable[Row]) -> list[str]:
+    """What could explain differences of all figures alike, the likeliest first."""
+    found = ["unless the weights are OpenAI's, the model has read other text than theirs, and more or less of it"]
     parameters = model.get("parameters")
-    if parameters and distance(parameters, row.parameters) > math.log(SAME_SIZE):
-        found.append(f"another size: {words(parameters)} parameters against {words(row.parameters)}")
-    found.append(f"another model unless the weights are OpenAI's: {row.family} read other text, and more or less of it")
-    return found + of_the_setting(result, model)
+    others = sorted({row.parameters for row in rows if parameters and distance(parameters, row.parameters) > NEAR})
+    if parameters and others:
+        sizes = ", ".join(map(words, others))
+        found.append(f"another size: {words(parameters)} parameters, beside published models of {sizes}")
+    if limit := results[0]["limit"]:
+        found.append(f"only the first {limit:,} items of each task were asked (of a text, lines)")
+    if model.get("weights") not in (None, "float32"):
+        found.append(f"weights were read as {model['weights']}, not float32")
+    return found
 
 
-def of_the_setting(result: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
-    how, found = result["how"], []
-    if result["limit"]:
-        found.append(f"only the first {result['limit']:,} items were asked")
+def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str, Any]) -> list[str]:
+    """What could explain this figure's difference beyond that. All of it can be read off the result."""
+    figure, how, found = result["metrics"][metric], result["how"], []
+    if figure["stderr"] and abs(figure["value"] - row.value) <= FEW * figure["stderr"]:
+        found.append(f"it is within {FEW:g} standard errors and may be chance")
     wanted, used = result["shots"], how.get("shots_used", 0)
     if used < wanted:
         found.append(f"only {used:g} of {wanted} examples fitted the context of {model['context_length']} tokens")
     if wanted and isinstance(result.get("examples"), str):
-        found.append("examples were drawn from the other items: no training set was found")
+        found.append("examples were drawn from the other items, as no training set was found")
     if how.get("items_cut"):
         found.append(f"{how['items_cut']:,} items were longer than the context and lost their beginning")
-    if model.get("weights") not in (None, "float32"):
-        found.append(f"weights were read as {model['weights']}")
     if how.get("stride") and how["stride"] < how["window"]:
         found.append(f"windows overlap (stride {how['stride']} of {how['window']}), which makes a text likelier")
-    return found + ([result["note"]] if result["note"] else [])
+    found += [result["note"].rstrip(".")] if result["note"] else []
+    return [found[0][0].upper() + found[0][1:], *found[1:]] if found else []
 
 
 def words(parameters: float) -> str:

@@ -48,7 +48,7 @@ class Line:
     source: str
     difference: str
     first: bool
-    reasons: tuple[str, ...]
+    reasons: str  # what could explain the main metric's difference
 
 
 def write_report(out: Path, found: Mapping[str, Any], beside: Sequence[Mapping[str, Any]] = ()) -> Path:
@@ -78,13 +78,25 @@ def line_of(
         result["protocol_title"],
         result["shots"],
         LABELS.get(metric, metric) + (" (%)" if figure["percent"] else ""),
-        f"{value:,.2f} ± {figure['stderr'] * scale:,.2f}",
-        f"{row.value * scale:,.2f}" if row else "",
+        f"{number(value)} ± {number(figure['stderr'] * scale)}",
+        number(row.value * scale) if row else "",
         f"{row.name}, {row.source}" if row else "",
-        f"{value - row.value * scale:+,.2f}" if row else "",
+        number(value - row.value * scale, "+") if row else "",
         first,
-        tuple(published.explanations(result, metric, row, model)) if row else (),
+        "; ".join(published.of_one(result, metric, row, model)) if row and first else "",
     )
+
+
+def number(value: float, sign: str = "") -> str:
+    """Two digits behind the point, fewer where nobody reads them."""
+    size = abs(value)
+    return format(value, f"{sign},.2f" if size < 1000 else f"{sign},.0f" if size < 1e7 else f"{sign}.1e")
+
+
+def general(found: Mapping[str, Any]) -> list[str]:
+    """What could explain all differences alike; nothing where none is shown."""
+    rows = published.all_of(found["results"], found["model"].get("parameters") or 124.4e6)
+    return published.of_all(found["results"], found["model"], rows.values()) if rows else []
 
 
 def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -140,14 +152,11 @@ def markdown(found: Mapping[str, Any]) -> str:
         table.append([task, line.protocol, str(line.shots), line.metric, line.ours, theirs, line.difference])
     body = "\n".join("| " + " | ".join(row) + " |" for row in table)
     facts_text = "\n".join(f"- {key}: {value}" for key, value in facts(found))
-    reasons = "\n".join(
-        f"- {line.task}, {line.metric} ({line.difference}): {'; '.join(line.reasons)}"
-        for line in lines(found)
-        if line.reasons
-    )
+    reasons = [f"- all: {reason}" for reason in general(found)]
+    reasons += [f"- {each.task}, {each.metric}: {each.reasons}" for each in lines(found) if each.reasons]
     how = "\n".join(f"- {title}: {text}" for title, text in details(found))
     parts = ["# Evaluation", facts_text, body, f"± is one standard error, by bootstrap ({plots.DRAWS:,} samples)."]
-    parts += ["## What could explain the differences", reasons] if reasons else []
+    parts += ["## What could explain the differences", "\n".join(reasons)] if reasons else []
     parts += ["## How it was measured", how]
     if found["without_data"]:
         missing = "\n".join(f"- {reason}" for reason in found["without_data"].values())
@@ -164,7 +173,7 @@ def page(found: Mapping[str, Any], beside: Sequence[Mapping[str, Any]] = ()) -> 
     pictures = [
         (title, base64.b64encode(picture).decode("ascii"))
         for title, picture in (
-            ("Against size", plots.draw_sizes(found, beside)),
+            ("Against size: the published sizes in blue, this model in orange", plots.draw_sizes(found, beside)),
             ("Against the number of examples (K)", plots.draw_shots([found, *beside])),
         )
         if picture
@@ -173,6 +182,7 @@ def page(found: Mapping[str, Any], beside: Sequence[Mapping[str, Any]] = ()) -> 
         name=found["model"]["name"],
         facts=facts(found),
         lines=lines(found),
+        general=general(found),
         pictures=pictures,
         details=details(found),
         missing=list(found["without_data"].values()),

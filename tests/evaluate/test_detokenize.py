@@ -74,35 +74,14 @@ def test_openai_s_lambada_needs_no_de_tokenizer(assets: Path) -> None:
     assert LAMBADA.forward(published).startswith("i look at him, feeling stunned. like this is some sort of sign. but")
 
 
-TOKENS = st.sampled_from(
-    [
-        "the",
-        "Fish",
-        "U.S.",
-        "No.",
-        "7",
-        "1920s",
-        "<unk>",
-        ",",
-        ".",
-        "...",
-        "!",
-        '"',
-        "'",
-        "``",
-        "''",
-        "(",
-        ")",
-        "[",
-        "]",
-    ]
-    + ["$", "%", "=", "–", "-", "@-@", "@,@", "@.@", "'s", "'t", "n't", "'aak", "ca", "-LRB-", "-RRB-", "s", "N", "a.b"]
-)
+STYLES = [WIKITEXT, PTB, LAMBADA, CBT, ONE_BILLION]
+NAMES = ["wikitext", "ptb", "lambada", "cbt", "1bw"]
+WORDS = ["the", "Fish", "U.S.", "No.", "7", "1920s", "<unk>", "ca", "s", "N", "a.b", "'aak", "-LRB-", "-RRB-"]
+MARKS = [",", ".", "...", "!", '"', "'", "``", "''", "(", ")", "[", "]", "$", "%", "=", "–", "-", "@-@", "@,@", "@.@"]
+TOKENS = st.sampled_from([*WORDS, *MARKS, "'s", "'t", "n't"])
 
 
-@pytest.mark.parametrize(
-    "style", [WIKITEXT, PTB, LAMBADA, CBT, ONE_BILLION], ids="wikitext ptb lambada cbt 1bw".split()
-)
+@pytest.mark.parametrize("style", STYLES, ids=NAMES)
 @given(tokens=st.lists(TOKENS, max_size=12))
 def test_any_line_of_tokens_comes_back(style: Style, tokens: list[str]) -> None:
     """But for one that is itself what another line is written as; a tokenizer would have parted it."""
@@ -113,9 +92,7 @@ def test_any_line_of_tokens_comes_back(style: Style, tokens: list[str]) -> None:
     assert back == line or style.forward(back) == line
 
 
-@pytest.mark.parametrize(
-    "style", [WIKITEXT, PTB, LAMBADA, CBT, ONE_BILLION], ids="wikitext ptb lambada cbt 1bw".split()
-)
+@pytest.mark.parametrize("style", STYLES, ids=NAMES)
 @given(line=st.text(st.characters(exclude_characters="\n"), max_size=40))
 def test_any_text_comes_back(style: Style, line: str) -> None:
     back = style.inverse(style.forward(line))

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import pytest
-
 from fake_scores import FakeScores
+
 from gpt2.errors import UserError
 from gpt2.evaluate.detokenize import WIKITEXT
 from gpt2.evaluate.measures import Choose, LastWord, ReadOn, Setting, Shots, Write, mean
@@ -23,14 +23,13 @@ def figures(measured: Any) -> dict[str, float]:
 
 
 def test_perplexity_of_five_lines_as_by_hand() -> None:
-    """15 words and 5 line ends as published; 53 bytes as the model reads them, each with probability 1/4."""
-    scores = FakeScores({chr(c): dict.fromkeys(map(chr, range(256)), 1 / 256) for c in range(256)})
+    """16 words and 5 line ends as published; 58 bytes as the model reads them, each with probability 1/4."""
+    scores = FakeScores()
     scores.probability = lambda before, token: 0.25  # type: ignore[method-assign]
     items = [{"text": line} for line in FIVE_LINES]
-    read = "\n=Lobster=\n\nIt is blue, and 7.5 cm long.\nNobody eats it\n"
-    assert "".join(map(WIKITEXT.text, ["".join(FIVE_LINES)])) == read.replace("=Lobster=", "= Lobster =")
-    nats = len(read.replace("=Lobster=", "= Lobster =")) * math.log(4)
-    words = len("= Lobster = It is blue , and 7 @.@ 5 cm long . Nobody eats it".split())
+    read = "\n= Lobster =\n\nIt is blue, and 7.5 cm long.\nNobody eats it\n"
+    assert WIKITEXT.text("".join(FIVE_LINES)) == read and len(read) == 58
+    nats, words = 58 * math.log(4), 3 + 10 + 3
     measure = ReadOn(whole(WIKITEXT), {"ppl": ("perplexity", "token"), "ppl_word": ("perplexity", "word")}, "")
     found = measure.measure(scores, items, [], Setting())
     assert figures(found)["ppl"] == pytest.approx(math.exp(nats / (words + 5)), rel=1e-12)
@@ -70,43 +69,26 @@ def test_harness_reads_each_article_by_itself() -> None:
     ]
     found = articles([{"text": line} for line in lines])
     assert [document.text for document in found] == [
-        "= One =\n\nText, here.\n== Part ==\nMore\n",
+        "\n= One =\n\nText, here.\n== Part ==\nMore\n",
         "= Two =\nEnd.\n",
-    ] or [document.text.split() for document in found]
-    assert len(found) == 2 and found[1].units["word"] == len([" "] + "= Two = End .".split()) + 1
+    ]
+    assert [document.units["word"] for document in found] == [14, 7]  # with an empty one at each end
 
 
-@pytest.mark.parametrize(
-    ("way", "guessed"),
-    [("sum", 0), ("token", 1), ("character", 1), ("free", 1)],
-)
+@pytest.mark.parametrize(("way", "guessed"), [("sum", 0), ("token", 1), ("character", 1)])
 def test_ways_to_compare_options(way: str, guessed: int) -> None:
-    """ "x" has 0.3; "yyy" 0.2 and then 0.9 twice: less as a whole, more for each token; and alone it is rare."""
-    after = {" ": {"x": 0.3, "y": 0.2}, "y": {"y": 0.9}, ":": {" ": 0.9}}
-    scores = FakeScores(after)
-    scores.tokenizer = scores.tokenizer
-    ask = Choose("Q:", by={"acc": way}, free="A:")
-    if way == "free":  # after A the space is likelier than after Q, which is the same for both; make x common alone
-        scores.probability = _free(scores)  # type: ignore[method-assign]
+    """ "x" has 0.3; "yyy" 0.2 and then 0.9 twice: less as a whole, more for each token."""
+    scores = FakeScores({" ": {"x": 0.3, "y": 0.2}, "y": {"y": 0.9}})
     items = [{"options": ["x", "yyy"], "gold": guessed}]
-    assert figures(ask.measure(scores, items, [], Setting())) == {"acc": 1.0}
+    assert figures(Choose("Q:", by={"acc": way}).measure(scores, items, [], Setting())) == {"acc": 1.0}
 
 
-def _free(scores: FakeScores) -> Any:
-    plain = FakeScores.probability
-
-    def probability(before: int, token: int) -> float:
-        return plain(scores, before, token)
-
-    original = scores._one
-
-    def one(context: Any, after: Any) -> Any:
-        found = original(context, after)
-        bonus = 5.0 if scores.text(context) == "A:" and scores.text(after).strip() == "x" else 0.0
-        return type(found)(found.log_likelihood + bonus, found.greedy, found.tokens)
-
-    scores._one = one  # type: ignore[method-assign]
-    return probability
+def test_an_answer_that_is_likely_anyway_counts_for_less() -> None:
+    """With no space in front: "x" has 0.4 after Q and 0.5 after A, "y" 0.3 and 0.1."""
+    scores = FakeScores({"Q": {"x": 0.4, "y": 0.3}, "A": {"x": 0.5, "y": 0.1}})
+    ask = Choose("Q", "{option}", by={"acc": "free", "acc_sum": "sum"}, free="A")
+    found = figures(ask.measure(scores, [{"options": ["x", "y"], "gold": 1}], [], Setting()))
+    assert found == {"acc": 1.0, "acc_sum": 0.0}
 
 
 def test_classes_and_groups_have_figures_of_their_own() -> None:
@@ -138,9 +120,8 @@ def test_the_last_word_with_and_without_stop_words() -> None:
     found = figures(ask.measure(scores, items, [], Setting()))
     assert found["ppl"] == pytest.approx(math.exp(-(math.log(0.3) + math.log(0.5)) / 2))
     assert found["acc_any"] == 0.5 and found["acc"] == 0.5
-    assert figures(ask.measure(scores, items[:1], [], Setting())) | {"acc": 1.0, "acc_any": 0.0} == figures(
-        ask.measure(scores, items[:1], [], Setting())
-    )
+    alone = figures(ask.measure(scores, items[:1], [], Setting()))
+    assert (alone["acc"], alone["acc_any"]) == (1.0, 0.0)
     whole_word = figures(LastWord().measure(scores, items[:1], [], Setting()))
     assert whole_word["ppl"] > found["ppl"] and whole_word["acc"] == 0.0
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import BYTES, TINY, make, write_model
 
+import gpt2 as package
 from gpt2.errors import UserError
 from gpt2.evaluate.measures import LastWord, ReadOn, Setting
 from gpt2.evaluate.remote import RemoteScorer, scored
@@ -19,9 +21,6 @@ from gpt2.evaluate.score import Scorer
 from gpt2.evaluate.tasks.texts import whole
 from gpt2.evaluate.writing import Writing, write
 from gpt2.model.gpt import GPT
-from tiny_models import BYTES, TINY, make, write_model
-
-import gpt2 as package
 
 
 class Completions(BaseHTTPRequestHandler):
@@ -128,7 +127,7 @@ def test_the_command_takes_a_url(
 def test_a_server_without_what_is_needed_is_told_so(tmp_path: Path, gpt2: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="gives no log-probabilities of prompts"):
         scored(None, 1, "http://x")
-    with pytest.raises(UserError, match="0 tokens where 1 were asked for|of 1 tokens where 2"):
+    with pytest.raises(UserError, match="of 1 tokens where 2"):
         scored({"token_logprobs": [None]}, 2, "http://x")
     words = write_model(tmp_path / "words")
     ran = gpt2("evaluate", "--model", "http://127.0.0.1:9", "--tokenizer", words, "--tasks", "copa")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import TINY, make, write_model
 
 from gpt2.evaluate.published import nearest, tables
 from gpt2.evaluate.report import write_report
-from tiny_models import TINY, make, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMS = "".join(
@@ -90,7 +90,7 @@ def test_results_name_protocol_data_model_and_versions(
     assert text["how"]["units"]["token"] == 20 + 5 and text["limit"] == 5
     lambada = by_name["lambada", "gpt2"]
     assert lambada["how"]["predicted"] == "the last token" and lambada["items"] == 5
-    assert list(lambada["metrics"])[0] == "ppl" and lambada["metrics"]["ppl"]["stderr"] > 0
+    assert next(iter(lambada["metrics"])) == "ppl" and lambada["metrics"]["ppl"]["stderr"] > 0
     assert len(lambada["data"]["sha256"]) == 64
     assert set(found["without_data"]) == {
         f"{n}-gpt3-0" for n in ("copa", "winogrande", "arc_easy", "triviaqa", "add_3", "anagrams_2")
@@ -197,7 +197,7 @@ def test_own_tasks_in_a_file(model: Path, data: Path, tmp_path: Path, gpt2: Call
     assert ran.code == 0, ran.err
     found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["results"]
     assert [each["task"] for each in found] == ["piqa", "capitals", "written", "grammar", "book"]
-    assert [list(each["metrics"])[0] for each in found] == ["acc", "ppl", "exact", "acc", "ppl"]
+    assert [next(iter(each["metrics"])) for each in found] == ["acc", "ppl", "exact", "acc", "ppl"]
     assert found[4]["how"]["units"] == {"word": 7, "byte": 31}
 
 
@@ -290,7 +290,7 @@ def test_the_report_has_both_figures_the_difference_and_reasons(tmp_path: Path) 
         assert part in page and part in text
     assert "a &amp; b" in page and "&lt;b&gt;LAMBADA" in page and "<b>LAMBADA" not in page
     for reason in (
-        "another size: 300M parameters against 355M",
+        "another size: 300M parameters, beside published models of 355M",
         "first 500 items",
         "read as int8",
         "stride 512 of 1024",

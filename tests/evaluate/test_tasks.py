@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from official_files import SETS
 from fake_scores import FakeScores
+from official_files import SETS
+
 from gpt2.evaluate.data import Data, load
 from gpt2.evaluate.measures import Choose, LastWord, ReadOn, Setting, Write
 from gpt2.evaluate.prompts import Example
