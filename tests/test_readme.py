@@ -110,6 +110,7 @@ def write_texts(folder: Path) -> None:
     for name in ("my.txt", "shakespeare.txt", "your.txt", "held-out.txt"):
         (folder / name).write_text(text)
     (folder / "shots.jsonl").write_text('{"input": "sea", "output": "mer"}\n{"input": "cheese", "output": "fromage"}\n')
+    write_benchmarks(folder)
     (folder / "prompts.jsonl").write_text('{"prompt": "The sea"}\n{"prompt": "The ship", "max_new_tokens": 5}\n')
     rows = [{"text": text[n : n + 999], "body": text[n + 1 : n + 999]} for n in range(0, 99_000, 999)]
     for place in ("essays", "corpus", "archive/1999"):
@@ -121,6 +122,14 @@ def write_texts(folder: Path) -> None:
         csv.writer(file).writerows([["text", "body"], *(row.values() for row in rows)])
     (folder / "dump.txt.gz").write_bytes(gzip.compress(text.encode()))
     shutil.copytree(ROOT / "configs", folder / "configs")
+
+
+def write_benchmarks(folder: Path) -> None:
+    """A little of what `gpt2 evaluate` reads, and a suite."""
+    (folder / "benchmarks").mkdir()
+    item = {"query": "The ship went out, so", "choices": ["men sang.", "it sank."], "gold": 0}
+    (folder / "benchmarks" / "copa.jsonl").write_text(f"{json.dumps(item)}\n" * 3)
+    (folder / "my-suite.toml").write_text('[[task]]\nname = "book"\ntext = "held-out.txt"\n')
 
 
 @pytest.fixture

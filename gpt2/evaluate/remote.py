@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2.errors import UserError
-from gpt2.evaluate.score import Ids, Pair, Progress, Rolled, Scored, Scores, end_of_text, windows
+from gpt2.evaluate.prefixes import Ids
+from gpt2.evaluate.score import Pair, Rolled, Scored, Scores, end_of_text, windows
+from gpt2.evaluate.steps import Progress
 from gpt2.tokenizer.bpe import Tokenizer
 
 AT_ONCE = 16  # prompts in one request

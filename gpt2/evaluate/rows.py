@@ -120,6 +120,13 @@ def json_object(path: Path) -> Row:
     return Row(value, str(path))
 
 
+def objects(paths: Sequence[Path], name: str) -> Iterator[Row]:
+    """The objects of a list that a JSON file has under this name; each knows its place."""
+    for path in paths:
+        for number, row in enumerate(json_object(path).rows(name), 1):
+            yield Row(row, f"{path} {name}[{number - 1}]")
+
+
 def labelled(paths: Sequence[Path]) -> Iterator[Row]:
     """JSON lines in one file and their labels, line by line, in a second one: `label`."""
     records, labels = jsonl(paths[:1]), [line for _, line in numbered(paths[1]) if line.strip()]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpt2.errors import UserError
-from gpt2.evaluate.score import Ids, Scorer, Scores
+from gpt2.evaluate.prefixes import Ids
+from gpt2.evaluate.score import Scorer, Scores
 from gpt2.inference.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -56,21 +57,17 @@ def _write(scores: Scores, prompts: Sequence[Ids], how: Writing, seed: int) -> l
         return scores.greedy(prompts, how.max_new_tokens, how.stop)
     if not isinstance(scores, Scorer):
         raise UserError("a server writes greedily only; leave out tasks with beams or draws, or take --greedy")
+    if how.beams == 1:
+        draws = SamplingParams(how.max_new_tokens, temperature=1.0, top_k=how.top_k, stop=how.stop, seed=seed)
+        return scores.write(prompts, [draws] * len(prompts))
+    from gpt2.inference.beam import BeamParams, beam_search
+
     room = scores.context_length - how.max_new_tokens
     cut = [list(ids[-room:]) for ids in prompts]
-    if how.beams > 1:
-        from gpt2.inference.beam import BeamParams, beam_search
-
-        beams = BeamParams(how.beams, how.length_penalty)
-        params = SamplingParams(max_new_tokens=how.max_new_tokens)
-        results = beam_search(scores.runner, ending_at(scores.tokenizer, how.stop), cut, params, beams)
-        return [cut_at(result.text, how.stop) for result in results]
-    from gpt2.inference.engine import Engine
-
-    params = SamplingParams(
-        max_new_tokens=how.max_new_tokens, temperature=1.0, top_k=how.top_k, stop=how.stop, seed=seed
-    )
-    return [result.text for result in Engine((scores.runner, scores.tokenizer)).generate(cut, params)]
+    beams = BeamParams(how.beams, how.length_penalty)
+    params = SamplingParams(max_new_tokens=how.max_new_tokens)
+    results = beam_search(scores.runner, ending_at(scores.tokenizer, how.stop), cut, params, beams)
+    return [cut_at(result.text, how.stop) for result in results]
 
 
 def ending_at(tokenizer: Tokenizer, stop: Sequence[str]) -> Tokenizer:

@@ -137,7 +137,7 @@ def test_examples_stand_before_an_item_and_never_the_item_itself() -> None:
     )
     found = ask.measure(scores, items, items, Setting(shots=2, seed=1))
     assert figures(found) == {"em": pytest.approx(1 / 3)}
-    assert found.facts == {"shots_used": 2}
+    assert found.facts == {"shots_used": 2, "max_new_tokens": 5}
     for item, prompt in zip(items, scores.prompts, strict=True):
         assert prompt.startswith("Answer.\nQ: ") and prompt.endswith(f"Q: {item['question']}\nA:")
         assert prompt.count("Q: ") == 3 and prompt.count(f"Q: {item['question']}\n") == 1

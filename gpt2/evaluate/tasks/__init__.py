@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from gpt2.errors import UserError, did_you_mean
-from gpt2.evaluate.tasks import answers, choices, letters, superglue, texts
+from gpt2.evaluate.tasks import choices, letters, passages, recall, rewriting, superglue, texts
 from gpt2.evaluate.tasks.task import Task
 
-CATALOGUE: dict[str, Task] = {
-    task.name: task for module in (texts, choices, superglue, answers, letters) for task in module.TASKS
-}
+FAMILIES = (texts, choices, superglue, recall, passages, rewriting, letters)
+CATALOGUE: dict[str, Task] = {task.name: task for family in FAMILIES for task in family.TASKS}
 
 
 def find_task(name: str) -> Task:

@@ -40,7 +40,7 @@ from gpt2.evaluate.measures import Ask, Choose, LastWord, ReadOn, Shots, Write, 
 from gpt2.evaluate.metrics import exact, f1
 from gpt2.evaluate.prompts import Template
 from gpt2.evaluate.rows import Row, plain_lines
-from gpt2.evaluate.tasks.answers import by_bleu, by_rouge
+from gpt2.evaluate.tasks.comparing import by_bleu, by_rouge
 from gpt2.evaluate.tasks.task import Task
 from gpt2.evaluate.tasks.texts import whole
 from gpt2.evaluate.writing import Writing

@@ -1,0 +1,55 @@
+"""How what a model wrote is set against references: each gives metrics with the sums of one item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gpt2.evaluate.data import Fields
+from gpt2.evaluate.measures import mean
+from gpt2.evaluate.metrics import bleu_sums, drop_scores, exact, f1, first_sentences, left_out, rouge
+from gpt2.evaluate.writing import Writing
+
+Scored = dict[str, tuple[str, tuple[float, ...]]]
+
+BEAMS = Writing(32, ("\n",), beams=4)
+GREEDY = Writing(32, ("\n",))
+UNANSWERABLE = "unanswerable"
+
+
+def by_exact(text: str, item: Fields) -> Scored:
+    return {"em": mean(exact(text, item["answers"]))}
+
+
+def by_f1(text: str, item: Fields) -> Scored:
+    return {"f1": mean(f1(text, item["answers"])), "em": mean(exact(text, item["answers"]))}
+
+
+def by_f1_left_out(text: str, item: Fields) -> Scored:
+    """Each reference in turn stands for a person who is compared with the others."""
+    return {"f1": mean(left_out(f1, text, item["answers"])), "em": mean(left_out(exact, text, item["answers"]))}
+
+
+def by_drop(text: str, item: Fields) -> Scored:
+    matched, overlap = drop_scores(text, item["spans"])
+    return {"f1": mean(overlap), "em": mean(matched)}
+
+
+def by_bleu(tokenize: str) -> Callable[[str, Fields], Scored]:
+    def score(text: str, item: Fields) -> Scored:
+        return {"bleu": ("bleu", bleu_sums(text, item["answers"], tokenize))}
+
+    return score
+
+
+def by_rouge(text: str, item: Fields) -> Scored:
+    found = rouge(first_sentences(text, 3), item["answers"][0])
+    found = {"rouge_average": sum(found.values()) / 3, **found}
+    return {name: mean(value) for name, value in found.items()}
+
+
+def by_squad(text: str, item: Fields) -> Scored:
+    """No answer, or the word for it, is right where people gave none."""
+    if item["answers"] == [UNANSWERABLE]:
+        right = float(text.strip().lower().rstrip(".") in ("", UNANSWERABLE))
+        return {"f1": mean(right), "em": mean(right)}
+    return by_f1(text, item)
