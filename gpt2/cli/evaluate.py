@@ -34,7 +34,11 @@ def words(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--tasks", default="", callback=words, metavar="A,B", help="Only these tasks, of the suite or of others.")
 @click.option("--protocol", default="paper", show_default=True, metavar="paper|harness|both", help="How to ask.")
 @click.option(
-    "--shots", default="", callback=words, metavar="K,...", help="Examples before each item: zero, one, few, numbers."
+    "--shots",
+    default="",
+    callback=words,
+    metavar="K,...",
+    help="Examples before each item: zero, one, few (the paper's K), numbers.",
 )
 @click.option("--limit", default=0, metavar="N", help="Only the first N items of each task; of a text, lines.")
 @click.option("--window", default=0, metavar="N", help="Tokens that a text is read in [the model's context].")

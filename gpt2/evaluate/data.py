@@ -117,16 +117,16 @@ def fetch(name: str, hub: Hub, looked: str) -> Data:
     try:
         import datasets
     except ImportError:
-        raise NoData(f"{name}: {looked}; to fetch it as {hub.id}: pip install 'gpt2[data]'") from None
+        raise NoData(f"{name}: no data; {looked}; to fetch it as {hub.id}: pip install 'gpt2[data]'") from None
     try:
         sets = datasets.load_dataset(hub.id, hub.config)
     except Exception as error:  # the library raises whatever its many parts raise
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise NoData(f"{name}: {looked}; {hub.id} cannot be fetched: {reason}") from None
+        raise NoData(f"{name}: no data; {looked}; {hub.id} cannot be fetched: {reason}") from None
     if hub.split not in sets:
-        raise UserError(f"{name}: {hub.id} has no split '{hub.split}', it has {', '.join(sets)}")
-    train = hub_items(hub, sets[hub.train], hub.train) if hub.train in sets else None
-    return Data(hub_items(hub, sets[hub.split], hub.split), train)
+        raise NoData(f"{name}: {hub.id} has no split '{hub.split}', it has {', '.join(sets)}")
+    test = hub_items(hub, sets[hub.split], hub.split)
+    return Data(test, hub_items(hub, sets[hub.train], hub.train) if hub.train in sets else None)
 
 
 def hub_items(hub: Hub, rows: Any, split: str) -> Items:

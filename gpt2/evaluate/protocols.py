@@ -47,21 +47,27 @@ class Job:
         return f"{self.task.title}, {TITLES[self.protocol]}{shots}"
 
 
-def jobs_of(task: Task, protocols: Sequence[str], shots: Sequence[str]) -> list[Job]:
-    """Every way of asking that was chosen and that the task has, each once."""
+def jobs_of(
+    task: Task, protocols: Sequence[str], shots: Sequence[str] = (), default: Sequence[str] = ("zero",)
+) -> list[Job]:
+    """Every way of asking that was chosen and that the task has, each once.
+
+    Where no numbers of examples are chosen, GPT-2's paper has one for each task, and so has a user's own.
+    """
     jobs = [
-        Job(task, protocol, k) for protocol in protocols if protocol in task.asks for k in counts(task, protocol, shots)
+        Job(task, protocol, number)
+        for protocol in protocols
+        if protocol in task.asks
+        for number in counts(task, protocol, shots or (("few",) if protocol in ("gpt2", "own") else default))
     ]
     return list({job.name: job for job in jobs}.values())
 
 
 def counts(task: Task, protocol: str, shots: Sequence[str]) -> list[int]:
-    """Numbers of examples: words and numbers as numbers. GPT-2's paper has one number for each task."""
+    """Numbers of examples: words and numbers as numbers; of a text that is read on, 0 only."""
     most = paper_shots(task, protocol)
-    if protocol in ("gpt2", "own"):
-        return [most]
     numbers = [most if word == "few" else WORDS[word] if word in WORDS else count(word) for word in shots]
-    return [number for number in numbers if number == 0 or most or protocol == "harness"]
+    return [number for number in numbers if number == 0 or hasattr(task.asks[protocol], "shots")]
 
 
 def paper_shots(task: Task, protocol: str) -> int:

@@ -22,24 +22,29 @@ from gpt2.tokenizer.bpe import Tokenizer
 
 AT_ONCE = 16  # prompts in one request
 TIMEOUT = 600.0  # seconds for one request
-DEFAULT_CONTEXT = 1024
+DEFAULT_CONTEXT = 1024  # where the server does not say
+EDGE = 2
 
 
 @dataclass
 class RemoteScorer:
-    """`Scores` behind a URL. The context is what the server says, else GPT-2's."""
+    """`Scores` behind a URL.
+
+    The context is two tokens shorter than the server's: the last token that is scored is part of the prompt there,
+    and the server wants room for one more.
+    """
 
     url: str
     model: str
     tokenizer: Tokenizer
-    context_length: int = DEFAULT_CONTEXT
+    context_length: int = DEFAULT_CONTEXT - EDGE
 
     def continuations(self, pairs: Sequence[Pair], progress: Progress | None = None) -> list[Scored]:
         """As `Scorer.continuations`; the context is cut on its left where it is too long."""
-        asked = [[*context, *after][-self.context_length :] for context, after in pairs]
+        asked = [[*context, *after][-self.context_length - 1 :] for context, after in pairs]
         lengths = [len(after) for _, after in pairs]
-        if any(length >= self.context_length for length in lengths):
-            raise UserError(f"a continuation fills the server's context of {self.context_length} tokens")
+        if any(length > self.context_length for length in lengths):
+            raise UserError(f"a continuation passes what the server reads: {self.context_length} tokens")
         return [
             scored(choice["logprobs"], length, self.url)
             for choice, length in zip(self._ask(asked, progress, echo=True, logprobs=1), lengths, strict=True)
@@ -53,8 +58,8 @@ class RemoteScorer:
         first: str = "eot",
         progress: Progress | None = None,
     ) -> list[Rolled]:
-        """As `Scorer.rolling`, with windows one shorter than the context: a server predicts none past its prompt."""
-        window = window or self.context_length - 1
+        """As `Scorer.rolling`."""
+        window = window or self.context_length
         stride = stride or window
         found = []
         for text in texts:
@@ -136,7 +141,7 @@ def connect(url: str, tokenizer: str | None) -> tuple[Callable[[], Scores], dict
     model = str(listed[0].get("id", "default"))
     context = next((int(listed[0][key]) for key in ("max_model_len", "context_length") if listed[0].get(key)), 0)
     words = load_tokenizer(find_folder(tokenizer or "gpt2"))
-    scorer = RemoteScorer(base, model, words, context or DEFAULT_CONTEXT)
+    scorer = RemoteScorer(base, model, words, (context or DEFAULT_CONTEXT) - EDGE)
     about = {"name": f"{model} at {base}", "sha256": None, "tokenizer": words.hash, "parameters": None}
     return lambda: scorer, about | {"context_length": scorer.context_length, "server": base, "model": model}
 

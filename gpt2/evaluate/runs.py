@@ -119,10 +119,9 @@ class Suite:
     def _refuse_another_model(self) -> None:
         """Results of two models never mix in one folder."""
         for path in sorted((self.out / "tasks").glob("*.json")):
-            other = json.loads(path.read_text(encoding="utf-8")).get("model", {})
-            if identity(other) != identity(self.model):
-                raise UserError(f"{self.out}: holds results of {other.get('name')}; choose another folder with --out")
-            return
+            other = read_task(path).get("model")
+            if other and identity(other) != identity(self.model):
+                raise UserError(f"{self.out}: holds results of {other['name']}; choose another folder with --out")
 
 
 def identity(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,10 +130,17 @@ def identity(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_finished(path: Path, key: str) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found["result"] if found["key"] == key else None
+    found = read_task(path)
+    return found["result"] if found.get("key") == key else None
+
+
+def read_task(path: Path) -> dict[str, Any]:
+    """A task's file; empty where there is none, or none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.keys() >= {"key", "model", "result"} else {}
 
 
 def describe(job: Job, data: Data, measured: Measured, options: Options) -> dict[str, Any]:

@@ -30,7 +30,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "gpt2-paper": GPT2,
     "gpt3-paper": tuple(name for name, task in CATALOGUE.items() if "gpt3" in task.asks),
 }
-DEFAULT_SHOTS = {"quick": ("zero",), "gpt2-paper": ("zero",), "gpt3-paper": ("zero", "few")}
+ZERO, BOTH = ("zero",), ("zero", "few")
 
 
 def find_jobs(suite: str, protocol: str, shots: Sequence[str], only: Sequence[str]) -> tuple[list[Job], bool]:
@@ -48,10 +48,10 @@ def find_jobs(suite: str, protocol: str, shots: Sequence[str], only: Sequence[st
     else:
         near = did_you_mean(suite, SUITES)
         raise UserError(f"--suite {suite}: no such file, and no suite{near}; there are {', '.join(SUITES)}")
-    shots = shots or DEFAULT_SHOTS.get(suite, ("zero",))
+    default = BOTH if suite == "gpt3-paper" else ZERO
     tasks = [find_task(name) for name in names]
-    jobs = [job for task in tasks for job in jobs_of(task, chosen(protocol, paper_of(suite, task)), shots)]
-    jobs += [job for task in own for job in jobs_of(task, ["own"], ["zero"])]
+    jobs = [job for task in tasks for job in jobs_of(task, chosen(protocol, paper_of(suite, task)), shots, default)]
+    jobs += [job for task in own for job in jobs_of(task, ["own"], shots)]
     if not jobs:
         raise UserError(f"--suite {suite} --protocol {protocol}: none of its tasks is asked in this way")
     return jobs, bool(only) or suite not in SUITES

@@ -23,18 +23,18 @@ def figures(measured: Any) -> dict[str, float]:
 
 
 def test_perplexity_of_five_lines_as_by_hand() -> None:
-    """16 words and 5 line ends as published; 58 bytes as the model reads them, each with probability 1/4."""
+    """17 words and 5 line ends as published; 58 bytes as the model reads them, each with probability 1/4."""
     scores = FakeScores()
     scores.probability = lambda before, token: 0.25  # type: ignore[method-assign]
     items = [{"text": line} for line in FIVE_LINES]
     read = "\n= Lobster =\n\nIt is blue, and 7.5 cm long.\nNobody eats it\n"
     assert WIKITEXT.text("".join(FIVE_LINES)) == read and len(read) == 58
-    nats, words = 58 * math.log(4), 3 + 10 + 3
+    nats, words = 58 * math.log(4), 3 + 11 + 3
     measure = ReadOn(whole(WIKITEXT), {"ppl": ("perplexity", "token"), "ppl_word": ("perplexity", "word")}, "")
     found = measure.measure(scores, items, [], Setting())
     assert figures(found)["ppl"] == pytest.approx(math.exp(nats / (words + 5)), rel=1e-12)
     assert figures(found)["ppl_word"] == pytest.approx(math.exp(nats / words), rel=1e-12)
-    assert found.facts["units"] == {"token": words + 5, "word": words} == {"token": 21, "word": 16}
+    assert found.facts["units"] == {"token": words + 5, "word": words} == {"token": 22, "word": 17}
 
 
 def test_window_and_stride_change_what_is_read_and_stand_in_the_result() -> None:
@@ -69,10 +69,10 @@ def test_harness_reads_each_article_by_itself() -> None:
     ]
     found = articles([{"text": line} for line in lines])
     assert [document.text for document in found] == [
-        "\n= One =\n\nText, here.\n== Part ==\nMore\n",
-        "= Two =\nEnd.\n",
+        " = One =\n\nText, here.\n== Part ==\nMore\n",
+        " = Two =\nEnd.\n",
     ]
-    assert [document.units["word"] for document in found] == [14, 7]  # with an empty one at each end
+    assert [document.units["word"] for document in found] == [15, 7]  # with an empty one at each end
 
 
 @pytest.mark.parametrize(("way", "guessed"), [("sum", 0), ("token", 1), ("character", 1)])

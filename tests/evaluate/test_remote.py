@@ -82,7 +82,7 @@ def served() -> Iterator[tuple[str, GPT]]:
 def both(served: tuple[str, GPT], tmp_path: Path) -> tuple[RemoteScorer, Scorer]:
     url, module = served
     local = Scorer(package.load(write_model(tmp_path / "model", module), weights="float32"))
-    return RemoteScorer(url, "tiny", BYTES, TINY.context_length), local
+    return RemoteScorer(url, "tiny", BYTES, TINY.context_length - 2), local
 
 
 def test_scores_through_a_server_are_those_of_the_model(both: tuple[RemoteScorer, Scorer]) -> None:

@@ -80,7 +80,12 @@ TASKS = (
         "triviaqa",
         "TriviaQA",
         (
-            Form(("*unfiltered-web-dev.json",), trivia, trivia_rows, ("*unfiltered-web-train.json",)),
+            Form(
+                ("triviaqa-unfiltered/unfiltered-web-dev.json",),
+                trivia,
+                trivia_rows,
+                ("triviaqa-unfiltered/unfiltered-web-train.json",),
+            ),
             Form(("qa/wikipedia-dev.json",), trivia, trivia_rows, ("qa/wikipedia-train.json",)),
             Form(("triviaqa*.jsonl",), trivia_foundry),
         ),
