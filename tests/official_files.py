@@ -106,6 +106,7 @@ HELLA = {
     "label": 0,
     "split": "val",
 }
+PHYSICAL = "physicaliqa-train-dev"
 PIQA = {"goal": "To dry", "sol1": "use a towel", "sol2": "use water"}
 GRANDE = {
     "qID": "1",
@@ -178,8 +179,8 @@ SETS: dict[str, list[dict[str, str]]] = {
         {"heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050": 'It was " so , " he said .\n'}
     ],
     "piqa": [
-        {"valid.jsonl": lines(PIQA, PIQA), "valid-labels.lst": "0\n1\n"},
-        {"dev.jsonl": lines(PIQA, PIQA), "dev-labels.lst": "0\n1\n"},
+        {"piqa/valid.jsonl": lines(PIQA, PIQA), "piqa/valid-labels.lst": "0\n1\n"},
+        {f"{PHYSICAL}/dev.jsonl": lines(PIQA, PIQA), f"{PHYSICAL}/dev-labels.lst": "0\n1\n"},
     ],
     "hellaswag": [{"hellaswag_val.jsonl": lines(HELLA, HELLA)}],
     "storycloze": [

@@ -15,7 +15,7 @@ import pytest
 from tiny_models import TINY, make, write_model
 
 from gpt2.evaluate.tasks.letters import as_harness
-from gpt2.evaluate.tasks.texts import articles, harness_wikitext
+from gpt2.evaluate.tasks.texts import articles, harness_document, harness_wikitext
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install 'gpt2[eval]'")
 pytest.importorskip("datasets")
@@ -91,7 +91,6 @@ def test_wikitext_is_de_tokenised_and_counted_as_theirs(assets: Path) -> None:
     assert harness_wikitext(page) == module.wikitext_detokenizer({"page": page})
     assert harness_wikitext(text) == module.wikitext_detokenizer({"page": text})
     counted = module.process_results({"page": page}, (-1.0,))
-    from gpt2.evaluate.tasks.texts import harness_document
 
     assert harness_document(page).units == {
         "word": counted["word_perplexity"][1],

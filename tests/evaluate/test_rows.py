@@ -49,11 +49,11 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, message:
 def test_labels_belong_to_items_line_by_line(tmp_path: Path) -> None:
     item = '{"goal": "g", "sol1": "a", "sol2": "b"}\n'
     assert "valid-labels.lst: 1 labels" in refused(
-        "piqa", tmp_path, ("valid.jsonl", item * 2), ("valid-labels.lst", "0\n")
+        "piqa", tmp_path, ("piqa/valid.jsonl", item * 2), ("piqa/valid-labels.lst", "0\n")
     )
-    (tmp_path / "valid-labels.lst").write_text("0\n1\n1\n")
+    (tmp_path / "piqa" / "valid-labels.lst").write_text("0\n1\n1\n")
     with pytest.raises(UserError, match="3 labels for the 2 items"):
-        list(labelled([tmp_path / "valid.jsonl", tmp_path / "valid-labels.lst"]))
+        list(labelled([tmp_path / "piqa" / "valid.jsonl", tmp_path / "piqa" / "valid-labels.lst"]))
 
 
 def test_files_of_other_kinds_say_where_too(tmp_path: Path) -> None:
@@ -81,7 +81,9 @@ def test_files_of_other_kinds_say_where_too(tmp_path: Path) -> None:
 
 
 def test_no_data_names_all_files_that_were_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(NoData, match=r"piqa: no data; looked for valid.jsonl with valid-labels.lst or .* in .*"):
+    with pytest.raises(
+        NoData, match=r"piqa: no data; looked for piqa/valid.jsonl with piqa/valid-labels.lst or .* in .*"
+    ):
         load("piqa", CATALOGUE["piqa"].forms, None, [tmp_path])
     with pytest.raises(NoData, match="name one with --data"):
         load("piqa", CATALOGUE["piqa"].forms, None, [])

@@ -189,6 +189,7 @@ def race_hub(row: Row) -> Fields:
     return {"question": asked, "options": row.texts("options"), "gold": row.place("answer", LETTERS)}
 
 
+PHYSICAL = "physicaliqa-train-dev"  # the folder in AI2's archive
 BLANK: dict[str, Any] = {"context": "{before}{option}", "answer": " {after}", "by": {"acc": "sum"}}
 
 TASKS = (
@@ -196,8 +197,18 @@ TASKS = (
         "piqa",
         "PIQA",
         (
-            Form(("valid.jsonl", "valid-labels.lst"), piqa, labelled, ("train.jsonl", "train-labels.lst")),
-            Form(("dev.jsonl", "dev-labels.lst"), piqa, labelled, ("train.jsonl", "train-labels.lst")),
+            Form(
+                ("piqa/valid.jsonl", "piqa/valid-labels.lst"),
+                piqa,
+                labelled,
+                ("piqa/train.jsonl", "piqa/train-labels.lst"),
+            ),
+            Form(
+                (f"{PHYSICAL}/dev.jsonl", f"{PHYSICAL}/dev-labels.lst"),
+                piqa,
+                labelled,
+                (f"{PHYSICAL}/train.jsonl", f"{PHYSICAL}/train-labels.lst"),
+            ),
             Form(("piqa*.jsonl",), llm_foundry),
         ),
         {
