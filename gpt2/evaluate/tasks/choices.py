@@ -29,6 +29,12 @@ def piqa(row: Row) -> Fields:
     return {"question": row.text("goal"), "options": [row.text("sol1"), row.text("sol2")], "gold": row.number("label")}
 
 
+def piqa_forms(folder: str, name: str) -> tuple[Form, ...]:
+    """Items and labels, as PIQA's own page has them (`valid`), or AI2's archive (`dev`)."""
+    test = (f"{folder}/{name}.jsonl", f"{folder}/{name}-labels.lst")
+    return (Form(test, piqa, labelled, (f"{folder}/train.jsonl", f"{folder}/train-labels.lst")),)
+
+
 def hellaswag(row: Row) -> Fields:
     """WikiHow's part has marks in brackets, which are taken out as lm-evaluation-harness does."""
     context = f"{row.text('activity_label')}: {row.text('ctx_a')} {row.text('ctx_b').capitalize()}"
@@ -189,7 +195,6 @@ def race_hub(row: Row) -> Fields:
     return {"question": asked, "options": row.texts("options"), "gold": row.place("answer", LETTERS)}
 
 
-PHYSICAL = "physicaliqa-train-dev"  # the folder in AI2's archive
 BLANK: dict[str, Any] = {"context": "{before}{option}", "answer": " {after}", "by": {"acc": "sum"}}
 
 TASKS = (
@@ -197,18 +202,8 @@ TASKS = (
         "piqa",
         "PIQA",
         (
-            Form(
-                ("piqa/valid.jsonl", "piqa/valid-labels.lst"),
-                piqa,
-                labelled,
-                ("piqa/train.jsonl", "piqa/train-labels.lst"),
-            ),
-            Form(
-                (f"{PHYSICAL}/dev.jsonl", f"{PHYSICAL}/dev-labels.lst"),
-                piqa,
-                labelled,
-                (f"{PHYSICAL}/train.jsonl", f"{PHYSICAL}/train-labels.lst"),
-            ),
+            *piqa_forms("piqa", "valid"),
+            *piqa_forms("physicaliqa-train-dev", "dev"),
             Form(("piqa*.jsonl",), llm_foundry),
         ),
         {
