@@ -29,10 +29,10 @@ def piqa(row: Row) -> Fields:
     return {"question": row.text("goal"), "options": [row.text("sol1"), row.text("sol2")], "gold": row.number("label")}
 
 
-def piqa_forms(folder: str, name: str) -> tuple[Form, ...]:
+def piqa_form(folder: str, name: str) -> Form:
     """Items and labels, as PIQA's own page has them (`valid`), or AI2's archive (`dev`)."""
     test = (f"{folder}/{name}.jsonl", f"{folder}/{name}-labels.lst")
-    return (Form(test, piqa, labelled, (f"{folder}/train.jsonl", f"{folder}/train-labels.lst")),)
+    return Form(test, piqa, labelled, (f"{folder}/train.jsonl", f"{folder}/train-labels.lst"))
 
 
 def hellaswag(row: Row) -> Fields:
@@ -202,8 +202,8 @@ TASKS = (
         "piqa",
         "PIQA",
         (
-            *piqa_forms("piqa", "valid"),
-            *piqa_forms("physicaliqa-train-dev", "dev"),
+            piqa_form("piqa", "valid"),
+            piqa_form("physicaliqa-train-dev", "dev"),
             Form(("piqa*.jsonl",), llm_foundry),
         ),
         {
