@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 CLOSING = frozenset([",", ".", ";", ":", "!", "?", ")", "]", "%", "..."])
 OPENING = frozenset(["(", "[", "$", "£"])
@@ -118,7 +119,7 @@ class Style:
             word = re.sub(r"(?<=\S)('\w)", r" \1", word)
         return word.split()
 
-    @property
+    @cached_property
     def _written(self) -> dict[str, list[str]]:
         """How quotes are written -> the token that opens and the one that closes."""
         found: dict[str, list[str]] = {}

@@ -58,7 +58,7 @@ def test_wikitext_2_comes_back_line_by_line_and_nearly_all_of_it_is_changed(asse
         written = WIKITEXT.forward(line)
         assert WIKITEXT.inverse(written) == line
         changed += len(line.split()) if written != line or len(line.split()) < 2 else 0
-    assert changed / len(text.split()) > 0.97  # the rest stays as it was published
+    assert changed / len(text.split()) > 0.99  # the rest stays as it was published
 
 
 def test_wikitext_2_has_its_published_numbers_of_words_and_tokens(assets: Path) -> None:
