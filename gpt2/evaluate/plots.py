@@ -101,6 +101,7 @@ def grid(count: int) -> tuple[Figure, Iterable[Axes]]:
 def dress(axes: Axes, result: Mapping[str, Any], metric: str) -> None:
     percent = " (%)" if result["metrics"][metric]["percent"] else ""
     shots = f", {result['shots']}-shot" if result["shots"] else ""
+    shots += ", harness" if result["protocol"] == "harness" else ""
     axes.set_title(f"{result['title']}{shots}: {metric}{percent}", fontsize=9)
     axes.grid(color=GRID)
     axes.set_axisbelow(True)

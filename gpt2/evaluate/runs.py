@@ -166,7 +166,7 @@ def describe(job: Job, data: Data, measured: Measured, options: Options) -> dict
         "split": data.test.split,
         "data": {"files": data.test.names, "sha256": data.test.sha256},
         "how": job.ask.settings() | measured.facts,
-        "note": job.task.note,
+        "note": "" if job.protocol == "harness" else job.task.note,
     }
     if job.shots:
         train = data.train
