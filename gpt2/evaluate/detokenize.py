@@ -90,7 +90,9 @@ class Style:
         return (f" {text} " if text else " ") if self.edges else text
 
     def _parts(self, word: str) -> list[str]:
-        """The tokens of what stands between two spaces."""
+        """The tokens of what stands between two spaces; most are words, of which nothing is cut off."""
+        if word.isalnum():
+            return [word]
         if set(word) == {"="}:
             return list(word)
         head, tail = [], []

@@ -66,7 +66,7 @@ def draw_shots(everything: Sequence[Found]) -> bytes | None:
             axes.errorbar(
                 [each["shots"] for each in results],
                 [each["value"] * scale for each in figures],
-                [each["stderr"] * scale for each in figures],
+                [(each["stderr"] or 0) * scale for each in figures],
                 fmt="o-",
                 markersize=4,
                 color=INK if place else MARK,
@@ -82,7 +82,9 @@ def key(result: Mapping[str, Any]) -> tuple[Any, ...]:
 def point(axes: Axes, size: float | None, figure: Mapping[str, Any], color: str) -> None:
     scale = 100 if figure["percent"] else 1
     if size:
-        axes.errorbar([size], [figure["value"] * scale], [figure["stderr"] * scale], fmt="D", color=color, markersize=5)
+        axes.errorbar(
+            [size], [figure["value"] * scale], [(figure["stderr"] or 0) * scale], fmt="D", color=color, markersize=5
+        )
 
 
 def grid(count: int) -> tuple[Figure, Iterable[Axes]]:

@@ -78,7 +78,7 @@ def line_of(
         result["protocol_title"],
         result["shots"],
         LABELS.get(metric, metric) + (" (%)" if figure["percent"] else ""),
-        f"{number(value)} ± {number(figure['stderr'] * scale)}",
+        number(value) + ("" if figure["stderr"] is None else f" ± {number(figure['stderr'] * scale)}"),
         number(row.value * scale) if row else "",
         f"{row.name}, {row.source}" if row else "",
         number(value - row.value * scale, "+") if row else "",

@@ -207,7 +207,8 @@ def headline(result: Mapping[str, Any]) -> str:
 def shown(metric: Mapping[str, Any]) -> str:
     """`45.99 ± 0.70`: a share in percent."""
     scale = 100 if metric["percent"] else 1
-    return f"{metric['value'] * scale:,.2f} ± {metric['stderr'] * scale:,.2f}"
+    spread = "" if metric["stderr"] is None else f" ± {metric['stderr'] * scale:,.2f}"
+    return f"{metric['value'] * scale:,.2f}{spread}"
 
 
 def clock(seconds: float) -> str:

@@ -81,8 +81,10 @@ class Column:
     def percent(self) -> bool:
         return self.kind not in ("perplexity", "bits")
 
-    def standard_error(self, seed: int) -> float:
-        """The standard deviation of the figure over bootstrap samples of the items; 0 for a single item."""
+    def standard_error(self, seed: int) -> float | None:
+        """The standard deviation of the figure over bootstrap samples of the items; None for a single item."""
+        if len(self.rows) < 2:
+            return None
         values = [KINDS[self.kind](sums) for sums in resampled(np.asarray(self.rows, float), seed).tolist()]
         return float(np.std(values, ddof=1))
 

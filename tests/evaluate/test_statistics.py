@@ -20,6 +20,10 @@ def test_the_bootstrap_of_a_mean_is_its_standard_error() -> None:
     assert column.standard_error(0) == column.standard_error(0) != column.standard_error(1)
 
 
+def test_a_single_item_has_no_standard_error() -> None:
+    assert Column("mean", [(1.0, 1.0)]).standard_error(0) is None
+
+
 def test_perplexity_is_of_all_units_together() -> None:
     column = Column("perplexity", [(2.0, 1.0), (4.0, 3.0)])
     assert column.value == pytest.approx(math.exp(6 / 4))
