@@ -61,7 +61,7 @@ def weights_options(command: Command) -> Command:
             "else bfloat16.",
         ),
     ]
-    return _decorate(command, options)
+    return decorate(command, options)
 
 
 def writing_options(command: Command) -> Command:

@@ -31,6 +31,18 @@ def about(model: Model, name: str) -> dict[str, Any]:
     }
 
 
+def exact(model: Model) -> Model:
+    """The model, read in float32 on a processor where nobody chose a form: figures stand beside published ones."""
+    from gpt2.inference.runners.select import choose_path, held_weights
+
+    assert model.folder is not None
+    way = choose_path(model.folder, model.device, model.dtype, model.weights, model.kv)
+    asked = model.weights != "auto" or model.dtype not in ("auto", "float32")
+    if way.device == "cpu" and not asked and not held_weights(model.folder):
+        model.weights = "float32"
+    return model
+
+
 def form(model: Model) -> dict[str, str]:
     """In which form the weights are when it reads: what `model.runner` will choose."""
     from gpt2.inference.runners.select import choose_path

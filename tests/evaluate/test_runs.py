@@ -48,7 +48,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def words(model: Path, data: Path, out: Path, *more: str) -> list[str]:
-    return ["evaluate", "--model", str(model), "--data", str(data), "--out", str(out), "--weights", "float32", *more]
+    return ["evaluate", "--model", str(model), "--data", str(data), "--out", str(out), *more]
 
 
 def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(
