@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2.errors import UserError
+from gpt2.kernels import ops
 from gpt2.kernels.patterns import visible
 from gpt2.model.config import GPTConfig
-from gpt2.model.masks import check_room
+from gpt2.model.masks import causal_patterns, check_room
 
 
 class KVCache:
@@ -32,7 +33,7 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.config = config
+        self.patterns = causal_patterns(config)
         self.capacity = min(capacity or config.context_length, config.context_length)
         shape = (config.n_layer, batch, config.n_head, self.capacity, config.head_dim)
         # Zeros, as attention gives slots that a shorter row has not filled weight 0, and 0 times NaN would be NaN.
@@ -65,15 +66,12 @@ class KVCache:
         else:
             keys[:, :, self.lengths[0] : used] = k
             values[:, :, self.lengths[0] : used] = v
-        mask = self._mask(self.config.window(layer), self.config.stride(layer))
-        return F.scaled_dot_product_attention(
-            q,
-            keys[:, :, :used].to(q.dtype),
-            values[:, :, :used].to(q.dtype),
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=mask is None and self._new > 1,
-        )
+        pattern = self.patterns[layer]
+        if used == self._new > 1:  # all rows begin here
+            return ops.causal_attention(q, k, v, dropout, pattern)
+        mask = self._mask(pattern.window, pattern.stride)
+        keys, values = keys[:, :, :used].to(q.dtype), values[:, :, :used].to(q.dtype)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, dropout_p=dropout)
 
     def finish(self) -> None:
         self.lengths = [length + self._new for length in self.lengths]
@@ -101,14 +99,13 @@ class KVCache:
             self.lengths[row] = length
 
     def _mask(self, window: int, stride: int) -> Tensor | None:
-        """Who sees which slots, or None where that is causal from the first slot on, or everything for one token."""
+        """Who sees which slots, or None where one token of each row sees them all."""
         used = max(self.lengths) + self._new
         if 0 < used <= window:
             window = 0
         if (window, stride) not in self._masks:
-            plain = not self._ragged and (self._new == 1 or self.lengths[0] == 0)
             keys = torch.arange(used, device=self._slots.device)
-            needed = window or stride > 1 or not plain
+            needed = window or stride > 1 or self._new > 1 or self._ragged
             self._masks[window, stride] = visible(self._slots, keys, window, stride)[:, None] if needed else None
         return self._masks[window, stride]
 

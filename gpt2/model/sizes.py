@@ -46,12 +46,21 @@ def kernel_numbers(config: GPTConfig) -> int:
 def training_flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     """Forward and backward FLOPs per trained token at sequences of `length` tokens.
 
-    6 (parameters - wpe) + 6 n_layer n_head head_dim T: each weight is multiplied and added once forward and twice
-    backward; attention's two products count their causal half only.
+    6 (parameters - wpe) + 12 n_head head_dim times what the layers' tokens see: each weight is multiplied and added
+    once forward and twice backward, attention's two products likewise; a dense layer counts their causal half only.
     """
     length = length or config.context_length
     dense = parameters(config) - config.context_length * config.n_embd
-    return 6.0 * dense + 6.0 * config.n_layer * config.attention_width * length
+    seen = sum(seen_tokens(config, layer, length) for layer in range(config.n_layer))
+    return 6.0 * dense + 12.0 * config.attention_width * seen
+
+
+def seen_tokens(config: GPTConfig, layer: int, length: int) -> float:
+    """Tokens that a token sees in a layer, the mean over rows of `length`: half of it if dense, w (1 - w / 2 length) in
+    a band of w, and of a stride s one in s.
+    """
+    window = min(config.window(layer) or length, length)
+    return window * (1 - window / (2 * length)) / config.stride(layer)
 
 
 def forward_flops_per_token(config: GPTConfig, length: int | None = None) -> float:
@@ -60,8 +69,9 @@ def forward_flops_per_token(config: GPTConfig, length: int | None = None) -> flo
 
 
 def kv_cache_bytes(config: GPTConfig, tokens: int, dtype: str = "float32") -> int:
-    """Keys and values of `tokens` tokens in every layer."""
-    return 2 * config.n_layer * config.attention_width * tokens * BYTES[dtype]
+    """Keys and values of `tokens` tokens in every layer; a banded one needs those of its band only."""
+    kept = sum(min(config.window(layer) or tokens, tokens) for layer in range(config.n_layer))
+    return 2 * config.attention_width * kept * BYTES[dtype]
 
 
 def _norm(config: GPTConfig) -> int:
