@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpt2.inference.pages import pages_for
+from gpt2.inference.request import Span
 from gpt2.model.config import GPTConfig
 
 SHORTEST_CHUNK = 64  # tokens of a prompt: fewer at a time leave a processor's kernels waiting for weights
@@ -16,7 +17,7 @@ SHORTEST_CHUNK = 64  # tokens of a prompt: fewer at a time leave a processor's k
 
 @dataclass(frozen=True)
 class Rings:
-    """A pool of `count` pages for banded layers, of which a text holds at most `each`; 0 in a model without such layers.
+    """A pool of `count` pages for banded layers, of which a text holds at most `each`; both 0 where there are none.
 
     `max_span`: new tokens of one text that a step may read; `each` is made for these.
     """
@@ -28,6 +29,15 @@ class Rings:
     def of(self, tokens: int) -> int:
         """Pages of a ring that so many tokens of a text take."""
         return min(pages_for(tokens), self.each)
+
+    def check(self, span: Span) -> None:
+        """ValueError for a span that is too long, or for which its ring does not do."""
+        count, ring = len(span.tokens), span.ring
+        if count > self.max_span or not self.of(span.start + count) <= len(ring) <= self.each:
+            raise ValueError(f"a span of {count} tokens from {span.start} on a ring of {len(ring)} pages; "
+                             f"made for {self.max_span} and {self.each}")  # fmt: skip
+        if ring and not 0 <= min(ring) <= max(ring) < self.count:
+            raise ValueError(f"pages {min(ring)} to {max(ring)} of {self.count} for rings")
 
 
 def no_rings(max_tokens: int) -> Rings:
