@@ -40,7 +40,7 @@ class CpuRunner:
     """A packed model with a pool of `pages`; `kv` is the form of keys and values (None: by the weights').
 
     Tokens are chosen from the first `vocab_size` (a tokenizer may know fewer than the model; 0: all). `threads` 0 means
-    GPT2_THREADS, else every core. `max_span`: new tokens of one text in a step, where layers are banded (0: see rings.py).
+    GPT2_THREADS, else every core. `max_span`: new tokens of one text a step where layers are banded (0: see rings.py).
     """
 
     def __init__(

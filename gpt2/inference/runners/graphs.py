@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gpt2.inference.request import PAGE_SIZE, Span
-from gpt2.inference.runners.paged import Pattern, Pool
+from gpt2.inference.runners.paged import Kind, Pool
 from gpt2.kernels.patterns import visible
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
@@ -26,7 +26,7 @@ FEWEST_SEEN = 128
 
 
 class View(NamedTuple):
-    """Where the rows' tokens are put in layers of one pattern, and what they see there."""
+    """Where the rows' tokens are put in layers of one kind, and what they see there."""
 
     own: Tensor  # slots (B)
     seen: Tensor  # slots (B, S)
@@ -47,7 +47,7 @@ class Decode:
         self.table = torch.full((batch, -(-seen // PAGE_SIZE)), pool.full.scratch, device=device)
         self.ring = torch.full((batch, pool.ring), pool.rings.scratch, device=device)
         self._places = torch.arange(max(self.table.size(1), pool.ring) * PAGE_SIZE, device=device)
-        self._views: dict[Pattern, View] = {}
+        self._views: dict[Kind, View] = {}
 
     def fill(self, spans: Sequence[Span]) -> None:
         """Take these texts, at most `batch`, into the first rows; the others go to the scratch page."""
@@ -63,11 +63,11 @@ class Decode:
         return self.module.body(self.tokens, self)[:, 0]
 
     def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
-        self._views = {pattern: self._view(*pattern) for pattern in dict.fromkeys(self.pool.patterns)}
+        self._views = {kind: self._view(*kind) for kind in dict.fromkeys(self.pool.kinds)}
         return self.positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        view = self._views[self.pool.patterns[layer]]
+        view = self._views[self.pool.kinds[layer]]
         self.pool.write(layer, view.own, k[:, :, 0], v[:, :, 0])
         return self.pool.attend(layer, q, view.seen, view.mask)
 

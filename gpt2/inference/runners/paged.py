@@ -18,7 +18,7 @@ from gpt2.kernels.patterns import visible
 from gpt2.model.config import GPTConfig
 
 SHORT = 16  # spans of at most so many tokens attend together with others of their length
-Pattern = tuple[int, int]  # of a layer: window and stride, see kernels/patterns.py
+Kind = tuple[int, int]  # of a layer: window and stride, see kernels/patterns.py
 
 
 class Part:
@@ -47,8 +47,8 @@ class Pool:
     """All layers' keys and values: `full` of those that may look back on everything, `rings` of banded ones."""
 
     def __init__(self, config: GPTConfig, pages: int, rings: Rings, dtype: torch.dtype, device: torch.device) -> None:
-        self.patterns = [(config.window(layer), config.stride(layer)) for layer in range(config.n_layer)]
-        banded = [bool(window) for window, _ in self.patterns]
+        self.kinds = [(config.window(layer), config.stride(layer)) for layer in range(config.n_layer)]
+        banded = [bool(window) for window, _ in self.kinds]
         self.full = Part(config, banded.count(False), pages, dtype, device)
         self.rings = Part(config, banded.count(True), rings.count, dtype, device)
         self.ring = rings.each
@@ -117,9 +117,9 @@ class Flat:
             order += parts[-1][1]
         self.input_ids = self._tensor([token for span in order for token in span.tokens])[None]  # (1, N)
         self.positions = self._tensor([position for span in order for position in positions_of(span)])  # (N)
-        patterns = set(pool.patterns)
-        self.groups = {each: [self._group(*part, *each) for part in parts] for each in patterns}
-        self.slots = {window: self._written(order, window) for window, _ in patterns}
+        kinds = set(pool.kinds)
+        self.groups = {each: [self._group(*part, *each) for part in parts] for each in kinds}
+        self.slots = {window: self._written(order, window) for window, _ in kinds}
         ends = [firsts[index] + len(span.tokens) for index, span in enumerate(spans)]
         self.outputs = self._tensor(
             [end - back for end, span in zip(ends, spans, strict=True) for back in range(span.outputs, 0, -1)]
@@ -129,10 +129,10 @@ class Flat:
         return self.positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        pattern = self.pool.patterns[layer]
-        self.pool.write(layer, self.slots[pattern[0]], k[0].transpose(0, 1), v[0].transpose(0, 1))
+        kind = self.pool.kinds[layer]
+        self.pool.write(layer, self.slots[kind[0]], k[0].transpose(0, 1), v[0].transpose(0, 1))
         parts = []
-        for group in self.groups[pattern]:
+        for group in self.groups[kind]:
             tokens = slice(group.first, group.first + group.count * group.length)
             if group.seen is None:
                 parts.append(whole(q[:, :, tokens], k[:, :, tokens], v[:, :, tokens], group.mask))
