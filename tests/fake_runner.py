@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gpt2.inference.choose import Ask
 from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.inference.rings import rings_for
 from gpt2.inference.rows import Result, Row, Text
 from gpt2.inference.sampling import Choice, SamplingParams
 from gpt2.model.config import GPTConfig
@@ -64,12 +65,33 @@ def pick(slot: Slot, prompt: Sequence[int], output: Sequence[int], params: Sampl
 
 
 class FakeRunner:
-    """Fails with ValueError on a span with the `poison` token, with Wrong on whatever no runner should be asked."""
+    """Fails with ValueError on a span with the `poison` token, with Wrong on whatever no runner should be asked.
+
+    With a `band` its second layer is banded: the ring must hold the band before each token that is read.
+    """
 
     def __init__(
-        self, pages: int, context_length: int = 64, max_tokens: int = 64, max_outputs: int = 32, poison: int = -1
+        self,
+        pages: int,
+        context_length: int = 64,
+        max_tokens: int = 64,
+        max_outputs: int = 32,
+        poison: int = -1,
+        band: int = 0,
+        max_span: int = 0,
     ) -> None:
-        self.config = GPTConfig(n_layer=1, n_head=1, n_embd=8, vocab_size=257, context_length=context_length)
+        pattern = ("dense", "banded") if band else ("dense",)
+        self.config = GPTConfig(
+            n_layer=2,
+            n_head=1,
+            n_embd=8,
+            vocab_size=257,
+            context_length=context_length,
+            attention_pattern=pattern,
+            band_width=band,
+        )
+        self.rings = rings_for(self.config, pages, max_tokens, max_span)
+        self.ring_slots: list[Slot | None] = [None] * (self.rings.count * PAGE_SIZE)
         self.vocab_size = 257
         self.pages, self.max_tokens, self.max_outputs, self.poison = pages, max_tokens, max_outputs, poison
         self.slots: list[Slot | None] = [None] * (pages * PAGE_SIZE)
@@ -82,7 +104,9 @@ class FakeRunner:
         self._check_pages(spans)
         if any(self.poison in span.tokens for span in spans):
             raise ValueError("poisoned")
-        self.steps.append([Span(tuple(s.tokens), s.start, tuple(s.pages), s.outputs, s.adapter) for s in spans])
+        self.steps.append(
+            [Span(tuple(s.tokens), s.start, tuple(s.pages), s.outputs, s.adapter, tuple(s.ring)) for s in spans]
+        )
         before = [self._seen(span) for span in spans]
         self.rows = [slot for span, seen in zip(spans, before, strict=True) for slot in self._read(span, seen)]
 
@@ -96,10 +120,13 @@ class FakeRunner:
             -float(digest(self.rows[row].digest, target) % 1009) for row, target in zip(asked, targets, strict=True)
         ]
 
-    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
-        for one, other in pairs:
-            start, end = one * PAGE_SIZE, other * PAGE_SIZE
-            self.slots[end : end + PAGE_SIZE] = self.slots[start : start + PAGE_SIZE]
+    def copy_pages(self, pairs: Sequence[tuple[int, int]], rings: Sequence[tuple[int, int]] = ()) -> None:
+        for copies, slots in ((pairs, self.slots), (rings, self.ring_slots)):
+            targets = [target for _, target in copies]
+            must(len(set(targets)) == len(targets) and not {source for source, _ in copies} & set(targets))
+            for one, other in copies:
+                start, end = one * PAGE_SIZE, other * PAGE_SIZE
+                slots[end : end + PAGE_SIZE] = slots[start : start + PAGE_SIZE]
 
     def _check_pages(self, spans: Sequence[Span]) -> None:
         """Enough pages, each once; and none is written on that somebody else looks at."""
@@ -108,8 +135,10 @@ class FakeRunner:
             must(0 <= span.outputs <= len(span.tokens) > 0 and end <= self.config.context_length)
             must(len(span.pages) * PAGE_SIZE >= end and len(set(span.pages)) == len(span.pages))
             written = set(span.pages[span.start // PAGE_SIZE : -(-end // PAGE_SIZE)])
+            must(len(span.tokens) <= self.rings.max_span and len(set(span.ring)) == len(span.ring))
+            must(self.rings.of(end) <= len(span.ring) <= self.rings.each)
             for other in (*spans[:place], *spans[place + 1 :]):
-                must(not written & set(other.pages))
+                must(not written & set(other.pages) and not set(span.ring) & set(other.ring))
 
     def _seen(self, span: Span) -> int:
         """The digest of what lies before the span; each slot must hold the token that follows the one before."""
@@ -128,8 +157,19 @@ class FakeRunner:
         for position, token in enumerate(span.tokens, span.start):
             known = digest(known, token)
             fresh.append(Slot(position, token, known))
-            self.slots[span.pages[position // PAGE_SIZE] * PAGE_SIZE + position % PAGE_SIZE] = fresh[-1]
+            self.slots[self._place(span, position)] = fresh[-1]
+            if span.ring:
+                self.ring_slots[self._ring_place(span, position)] = fresh[-1]
+        for slot in fresh if span.ring else ():  # after all were written, as real runners do it
+            for position in range(max(0, slot.position - self.config.band_width + 1), slot.position + 1):
+                must(self.ring_slots[self._ring_place(span, position)] == self.slots[self._place(span, position)])
         return fresh[len(fresh) - span.outputs :]
+
+    def _place(self, span: Span, position: int) -> int:
+        return span.pages[position // PAGE_SIZE] * PAGE_SIZE + position % PAGE_SIZE
+
+    def _ring_place(self, span: Span, position: int) -> int:
+        return span.ring[position // PAGE_SIZE % self.rings.each] * PAGE_SIZE + position % PAGE_SIZE
 
     def _choose(self, ask: Ask) -> Choice:
         number = 0.0 if ask.params.greedy else ask.stream.random()

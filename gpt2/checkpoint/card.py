@@ -15,6 +15,7 @@ def model_card(config: GPTConfig, notes: Mapping[str, Any]) -> str:
         "Parameters": f"{parameters(config):,}",
         "Layers x width": f"{config.n_layer} x {config.n_embd} ({config.n_head} heads of {config.head_dim})",
         "Context": f"{config.context_length} tokens",
+        **({} if config.is_dense else {"Attention": config.describe_pattern()}),
         "Vocabulary": f"{config.vocab_size:,}",
         **{str(key): str(value) for key, value in notes.items()},
     }

@@ -76,6 +76,7 @@ def describe(model: Model) -> dict[str, Any]:
         "tensors": tensor_table(config),
         "training_flops_per_token": sizes.training_flops_per_token(config),
         "kv_cache_bytes_per_token": sizes.kv_cache_bytes(config, 1),
+        "kv_cache_bytes": sizes.kv_cache_bytes(config, config.context_length),
     }
 
 
@@ -157,9 +158,11 @@ def _sizes(report: dict[str, Any]) -> str:
     rows = [[t["name"], f"{t['count']} x {tuple(t['shape'])}", f"{t['parameters']:,}"] for t in report["tensors"]]
     tied = "(the head is wte)" if report["config"]["tie_head"] else ""
     rows.append(["all", tied, f"{report['parameters']:,}"])
+    bands = " (banded layers their bands)" if report["config"]["band_width"] else ""
     cost = (
         f"{report['training_flops_per_token']:.3g} FLOPs to train on a token, "
-        f"{report['kv_cache_bytes_per_token']:,} bytes to remember one (float32)"
+        f"{report['kv_cache_bytes_per_token']:,} bytes to remember one (float32), "
+        f"{report['kv_cache_bytes']:,} a full context{bands}"
     )
     return f"{report['model']}\n\n{table(['tensor', 'shape', 'parameters'], rows)}\n{cost}"
 

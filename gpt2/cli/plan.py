@@ -61,6 +61,7 @@ def command(
       gpt2 plan gpt2-124m --gpus 8 --gpu a100 --tokens 10B
       gpt2 plan gpt3-175b --gpus 1024 --gpu h100 --optimizer adamw
       gpt2 plan gpt3-13b --gpus 64 --mesh 1x16x4 --micro_batch_size 2 --recompute selective
+      gpt2 plan gpt3-125m --attention_pattern dense,banded --band_width 256
       gpt2 plan configs/shakespeare_char.toml --json
     """
     if not 0 < flags["mfu"] <= 1:
@@ -165,11 +166,20 @@ def _heading(report: dict[str, Any]) -> str:
     )
     mesh = "" if devices["count"] == 1 else f"mesh {_mesh(report)} (dp_replicate x dp_shard x tp), "
     return (
-        f"{report['name']}: {report['parameters']:,} parameters, {report['flops_per_token']:.3g} FLOPs a token\n"
+        f"{report['name']}: {report['parameters']:,} parameters, {report['flops_per_token']:.3g} FLOPs a token"
+        f"{_pattern(report['config'])}\n"
         f"{where}: {mesh}{report['dtype']}, {report['optimizer']}\n"
         f"a step of {report['batch_tokens']:,} tokens: {report['micro_steps']:,} micro-steps of "
         f"{report['micro_batch_size']:,} x {length:,} tokens in each process"
     )
+
+
+def _pattern(config: dict[str, Any]) -> str:
+    """The layers' kinds, where they are not all dense."""
+    from gpt2.model.config import GPTConfig
+
+    model = GPTConfig(**config)
+    return "" if model.is_dense else f"\nattention: {model.describe_pattern()}"
 
 
 def _memory(report: dict[str, Any]) -> str:

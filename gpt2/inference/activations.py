@@ -29,15 +29,15 @@ class Activations:
 
 
 class Recording(Causal):
-    """Causal attention, computed openly, that keeps each layer's probabilities."""
+    """Attention under each layer's own mask, computed openly, that keeps each layer's probabilities."""
 
     def __init__(self) -> None:
         self.probabilities: list[Tensor] = []
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         scores = q @ k.transpose(-1, -2) / q.size(-1) ** 0.5  # (1, H, T, T)
-        later = torch.ones_like(scores, dtype=torch.bool).triu(1)
-        probabilities = scores.float().masked_fill(later, -torch.inf).softmax(-1)
+        seen = self.patterns[layer].mask(q.size(2), q.device)
+        probabilities = scores.float().masked_fill(~seen, -torch.inf).softmax(-1)
         self.probabilities.append(probabilities[0].cpu())
         return F.dropout(probabilities.to(v.dtype), dropout) @ v
 

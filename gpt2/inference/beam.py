@@ -4,7 +4,8 @@ GPT-3's paper (Brown et al. 2020, section 2.4) uses 4 beams and a length penalty
 finished text's score is that of transformers: sum of its tokens' log-probabilities / tokens ** length_penalty, its
 end-of-text counted. (Wu et al. 2016, whose "alpha = 0.6" the paper names, divide by ((5 + tokens) / 6) ** alpha.)
 
-Beams share the pages of what they have in common; where one goes on in two ways, only a half-filled page is copied.
+Beams share the pages of what they have in common; where one goes on in two ways, only a half-filled page is copied,
+and, where layers are banded, the ring of their keys.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from gpt2.errors import UserError
 from gpt2.inference.choose import Ask
-from gpt2.inference.pages import Pages, pages_for
 from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.inference.room import Need, Room
 from gpt2.inference.rows import Overflow, Prompt, Result, Row, Text
 from gpt2.inference.sampling import Choice, SamplingParams
 
@@ -66,11 +67,11 @@ def beam_search(
     refuse(params, beams, overflow)
     texts = [Text(runner.config, tokenizer, prompt, params, overflow, index) for index, prompt in enumerate(prompts)]
     vocab_size = min(runner.config.vocab_size, tokenizer.vocab_size)
-    pool = Pages(runner.pages)
-    searches = [Search(text, beams, pool) for text in texts]
+    room = Room(runner.pages, runner.rings)
+    searches = [Search(text, beams, room) for text in texts]
     for search in searches:
         _check(search, runner, vocab_size)
-    _run(runner, pool, searches)
+    _run(runner, searches)
     return [result for search in searches for result in search.results()]
 
 
@@ -79,49 +80,67 @@ def score(choices: Sequence[Choice], length_penalty: float) -> float:
     return sum(choice.logprob for choice in choices) / len(choices) ** length_penalty
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Beam:
     """An unfinished text: what was chosen so far, the sum of log-probabilities, and its pages."""
 
     choices: tuple[Choice, ...]
     total: float
-    pages: list[int]
+    pages: list[int] = field(default_factory=list)
+    ring: list[int] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """It holds no pages any more."""
+        self.pages, self.ring = [], []
+
+
+@dataclass
+class Copies:
+    """Pages, and pages of rings, to copy (from, to)."""
+
+    pages: list[tuple[int, int]] = field(default_factory=list)
+    rings: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Search:
     """One prompt's beams and the best of its finished texts."""
 
-    def __init__(self, text: Text, params: BeamParams, pool: Pages) -> None:
-        self.text, self.params, self.pool = text, params, pool
+    def __init__(self, text: Text, params: BeamParams, pools: Room) -> None:
+        self.text, self.params, self.pools = text, params, pools
         assert text.room is not None
         self.room = min(text.params.max_new_tokens, text.room)  # tokens that a text may get
-        self.beams = [Beam((), 0.0, [])]
+        self.beams = [Beam((), 0.0)]
         self.finished: list[tuple[float, tuple[Choice, ...]]] = []  # best first, at most num_beams
         self.done = False
 
     @property
-    def most_pages(self) -> int:
-        """Pages that it can ever hold: the prompt's full ones are shared."""
-        shared = len(self.text.prompt) // PAGE_SIZE
-        return shared + self.params.num_beams * (pages_for(len(self.text.prompt) + self.room) - shared)
+    def most_pages(self) -> Need:
+        """What it can ever hold: the prompt's full pages are shared, a ring is each beam's own."""
+        prompt, width = len(self.text.prompt), self.params.num_beams
+        shared = prompt // PAGE_SIZE
+        pages, ring = self.pools.short(Beam((), 0.0), prompt + self.room)
+        return shared + width * (pages - shared), width * ring
 
     def prompt_spans(self, most: int) -> list[Span]:
         """The prompt in pieces of at most `most` tokens, one for each step; the last one's logits are wanted."""
         prompt, (beam,) = self.text.prompt, self.beams
-        beam.pages.extend(self.pool.take(pages_for(len(prompt))))
+        self._cover(beam, len(prompt))
         starts = range(0, len(prompt), most)
         last = starts[-1]
-        return [Span(prompt[start : start + most], start, beam.pages, int(start == last)) for start in starts]
+        return [
+            Span(prompt[start : start + most], start, beam.pages, int(start == last), ring=beam.ring)
+            for start in starts
+        ]
 
     def spans(self) -> list[Span]:
         """Each beam's last token, to be read."""
         start = len(self.text.prompt) + len(self.beams[0].choices) - 1
         for beam in self.beams:
-            beam.pages.extend(self.pool.take(pages_for(start + 1) - len(beam.pages)))
-        return [Span([beam.choices[-1].token], start, beam.pages) for beam in self.beams]
+            self._cover(beam, start + 1)
+        return [Span([beam.choices[-1].token], start, beam.pages, ring=beam.ring) for beam in self.beams]
 
-    def grow(self, tops: Sequence[Top]) -> list[tuple[int, int]]:
-        """Go on with the best continuations of all beams; the pages that have to be copied (from, to).
+    def grow(self, tops: Sequence[Top]) -> Copies:
+        """Go on with the best continuations of all beams; the pages that have to be copied.
 
         `tops`: the 2 num_beams likeliest tokens after each beam. At most num_beams of all continuations end the text,
         so as many are left to go on with. One that ends it counts if it is among the num_beams best.
@@ -168,30 +187,43 @@ class Search:
         best = self.beams[0].total / length**self.params.length_penalty
         return self.params.early_stopping or best <= self.finished[-1][0]
 
-    def _replace(self, kept: Sequence[tuple[int, Choice]]) -> list[tuple[int, int]]:
+    def _cover(self, beam: Beam, tokens: int) -> None:
+        if not self.pools.cover(beam, tokens):
+            raise RuntimeError("pages have run out that were counted before")
+
+    def _replace(self, kept: Sequence[tuple[int, Choice]]) -> Copies:
         """Put the continuations (beam, token) in the beams' place; the pages that have to be copied."""
-        parents = self.beams
+        parents, pages = self.beams, self.pools.pages
         used = len(self.text.prompt) + len(parents[0].choices) if parents else 0  # tokens on each beam's pages
         for parent, _ in kept:
-            self.pool.share(parents[parent].pages)
-        for beam in parents:
-            self.pool.give_back(beam.pages)
-        copies: list[tuple[int, int]] = []
+            pages.share(parents[parent].pages)
+        going_on = {parent for parent, _ in kept}
+        for place, beam in enumerate(parents):
+            pages.give_back(beam.pages)
+            if place not in going_on:
+                self.pools.rings.give_back(beam.ring)
+        copies = Copies()
         self.beams = []
-        written: set[int] = set()  # beams whose half-filled page one continuation writes on already
+        written: set[int] = set()  # beams on whose half-filled page and ring one continuation writes already
         for parent, choice in kept:
-            beam, pages = parents[parent], list(parents[parent].pages)
-            if used % PAGE_SIZE and parent in written:
-                copies.append((pages[-1], self._own_last(pages)))
+            beam = parents[parent]
+            mine = Beam((*beam.choices, choice), beam.total + choice.logprob, list(beam.pages), beam.ring)
+            if parent in written:
+                self._part(mine, bool(used % PAGE_SIZE), copies)
             written.add(parent)
-            self.beams.append(Beam((*beam.choices, choice), beam.total + choice.logprob, pages))
+            self.beams.append(mine)
         return copies
 
-    def _own_last(self, pages: list[int]) -> int:
-        """Put a new page in the place of the last one."""
-        self.pool.give_back(pages[-1:])
-        pages[-1:] = self.pool.take(1)
-        return pages[-1]
+    def _part(self, beam: Beam, half_filled: bool, copies: Copies) -> None:
+        """Give a beam that goes on beside another a last page and a ring of its own."""
+        pages, rings = self.pools.pages, self.pools.rings
+        if half_filled:
+            last = beam.pages.pop()
+            pages.give_back([last])
+            beam.pages += pages.take(1)
+            copies.pages.append((last, beam.pages[-1]))
+        ring, beam.ring = beam.ring, rings.take(len(beam.ring))
+        copies.rings += zip(ring, beam.ring, strict=True)
 
     def _result(self, sample: int, choices: Sequence[Choice]) -> Result:
         row = Row(self.text, sample=sample)
@@ -200,7 +232,7 @@ class Search:
         return row.result()
 
 
-def _run(runner: Runner, pool: Pages, searches: Sequence[Search]) -> None:
+def _run(runner: Runner, searches: Sequence[Search]) -> None:
     """All searches to their ends, as many at a time as the runner has room for."""
     waiting, live = deque(searches), list[Search]()
     while waiting or live:
@@ -215,7 +247,7 @@ def _run(runner: Runner, pool: Pages, searches: Sequence[Search]) -> None:
 
 
 def _read_prompt(runner: Runner, search: Search) -> None:
-    for span in search.prompt_spans(runner.max_tokens):
+    for span in search.prompt_spans(min(runner.max_tokens, runner.rings.max_span)):
         runner.step([span])
     _grow(runner, [search], [1])
 
@@ -227,17 +259,20 @@ def _grow(runner: Runner, searches: Sequence[Search], counts: Sequence[int]) -> 
     tops = deque(
         choice.top for choice in runner.choose([Ask(row, (), (), likeliest, unused) for row in range(sum(counts))])
     )
-    copies: list[tuple[int, int]] = []
+    copies = Copies()
     for search, count in zip(searches, counts, strict=True):
-        copies += search.grow([tops.popleft() for _ in range(count)])
-    if copies:
-        runner.copy_pages(copies)
+        found = search.grow([tops.popleft() for _ in range(count)])
+        copies.pages += found.pages
+        copies.rings += found.rings
+    if copies.pages or copies.rings:
+        runner.copy_pages(copies.pages, copies.rings)
 
 
 def _fits(searches: Sequence[Search], runner: Runner) -> bool:
     rows = sum(search.params.num_beams for search in searches)
-    pages = sum(search.most_pages for search in searches)
-    return rows <= min(runner.max_outputs, runner.max_tokens) and pages <= runner.pages
+    pages, rings = (sum(needs) for needs in zip(*(search.most_pages for search in searches), strict=True))
+    fitting = pages <= runner.pages and rings <= runner.rings.count
+    return rows <= min(runner.max_outputs, runner.max_tokens) and fitting
 
 
 def refuse(params: SamplingParams, beams: BeamParams, overflow: Overflow) -> None:
@@ -247,11 +282,11 @@ def refuse(params: SamplingParams, beams: BeamParams, overflow: Overflow) -> Non
     if params.n > beams.num_beams:
         raise UserError(f"n = {params.n}: beam search with {beams.num_beams} beams finds at most so many texts")
     usual = SamplingParams()
-    for field in fields(params):
-        value = getattr(params, field.name)
-        if field.name in USED or value == getattr(usual, field.name) or (field.name == "temperature" and params.greedy):
+    for each in fields(params):
+        value = getattr(params, each.name)
+        if each.name in USED or value == getattr(usual, each.name) or (each.name == "temperature" and params.greedy):
             continue
-        raise UserError(f"{field.name} = {value!r}: beam search draws nothing and changes no logits; leave it out")
+        raise UserError(f"{each.name} = {value!r}: beam search draws nothing and changes no logits; leave it out")
 
 
 def _check(search: Search, runner: Runner, vocab_size: int) -> None:
@@ -260,8 +295,9 @@ def _check(search: Search, runner: Runner, vocab_size: int) -> None:
     if 2 * width > vocab_size:
         raise UserError(f"num_beams = {width}: at most half the vocabulary of {vocab_size} tokens")
     if not _fits([search], runner):
+        pages, rings = search.most_pages
         raise UserError(
-            f"{width} beams of {len(search.text.prompt)} + {search.room} tokens need {search.most_pages} pages and "
-            f"{width} rows; there are {runner.pages} and {min(runner.max_outputs, runner.max_tokens)}; take fewer "
-            "beams or fewer tokens"
+            f"{width} beams of {len(search.text.prompt)} + {search.room} tokens need {pages} pages, {rings} of rings, "
+            f"and {width} rows; there are {runner.pages}, {runner.rings.count} and "
+            f"{min(runner.max_outputs, runner.max_tokens)}; take fewer beams or fewer tokens"
         )

@@ -135,7 +135,8 @@ class Engine:
 
     def _begin(self) -> None:
         runner = self.runner
-        self.scheduler = Scheduler(runner.pages, runner.max_tokens, runner.max_outputs, self.max_streams)
+        limits = (runner.max_tokens, runner.max_outputs, self.max_streams)
+        self.scheduler = Scheduler(runner.pages, *limits, runner.rings)
         self._jobs: dict[Request, Job] = {}
         self._arrived: deque[Request] = deque()
         self._unwanted: deque[Job] = deque()
@@ -203,7 +204,7 @@ class Engine:
         """Guesses for those that write, as far as a step has room for them."""
         writing = self.scheduler.writing() if self.drafter else []
         if self.drafter and writing:
-            share = self.scheduler.max_drafts // len(writing)
+            share = min(self.scheduler.max_drafts // len(writing), self.scheduler.max_span - 1)
             wants = [(request, min(share, draft_room(request))) for request in writing]
             for request, drafts in zip(writing, self.drafter.propose(wants), strict=True):
                 request.drafts = drafts
@@ -221,9 +222,11 @@ class Engine:
                 self._commit(request, span, turns[request])
             except Exception as error:
                 self._fail(request, error)
-        if self.scheduler.copies:
-            self.runner.copy_pages(self.scheduler.copies)
-            self.scheduler.copies.clear()
+        copies, ring_copies = self.scheduler.copies, self.scheduler.ring_copies
+        if copies or ring_copies:
+            self.runner.copy_pages(copies, ring_copies)
+            copies.clear()
+            ring_copies.clear()
 
     def _one_by_one(self, plan: dict[Request, Span], error: Exception) -> None:
         """A step failed: find out at whom, and take it for the others. Reading a span twice does no harm."""

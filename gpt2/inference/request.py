@@ -20,7 +20,8 @@ class Span:
     `tokens` are new and at least one; `start` is the position of the first of them, so many lie in the pages already
     (a start below that takes tokens back). `pages` hold positions 0 to start + len(tokens) - 1 and maybe more.
     `outputs` counts the last tokens after which logits are wanted: 0 in the middle of a prompt, k + 1 to check k
-    drafts. `adapter` 0 is none.
+    drafts. `adapter` 0 is none. `ring` are the pages of banded layers (see rings.py): as `pages`, up to so many as a
+    ring has, which are then written on in turn; empty for models without such layers.
     """
 
     tokens: Sequence[int]
@@ -28,6 +29,7 @@ class Span:
     pages: Sequence[int]
     outputs: int = 1
     adapter: int = 0
+    ring: Sequence[int] = ()
 
 
 class State(Enum):
@@ -44,8 +46,8 @@ class Request:
 
     `window` holds the tokens that the model sees, as the plain loop's Reader has them: past the context length the
     last half is kept, `start` counts what is forgotten, and all of it is read again from position 0. The keys of the
-    window's first `done` tokens lie in `pages`; when all but the last are read, it takes one token a step. Several
-    samples of one prompt are one request until the prompt is read.
+    window's first `done` tokens lie in `pages` and, of banded layers, the last of these in `ring`; when all but the
+    last are read, it takes one token a step. Several samples of one prompt are one request until the prompt is read.
     """
 
     window: list[int]
@@ -57,6 +59,7 @@ class Request:
     start: int = 0
     done: int = 0
     pages: list[int] = field(default_factory=list)
+    ring: list[int] = field(default_factory=list)
     known: int = 0  # its first pages that others can find
     chain: int = 0  # what the last of these is called; see Pages
     drafts: Sequence[int] = ()  # guesses at what follows the window, checked by the next step
@@ -79,9 +82,8 @@ class Request:
         del self.window[:-keep]
         return True
 
-    def forget(self) -> list[int]:
-        """Nothing is read any more; the pages that it held."""
-        pages, self.pages = self.pages, []
+    def forget(self) -> None:
+        """Nothing is read any more, no page is held."""
+        self.pages, self.ring = [], []
         self.done = self.known = 0
         self.chain = -1 - self.adapter  # texts of different adapters share nothing
-        return pages

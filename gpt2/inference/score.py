@@ -22,14 +22,14 @@ def losses(runner: Runner, texts: Iterable[Sequence[int]]) -> Iterator[list[floa
     Each is read by itself into the runner's first pages, in chunks of what a step may read and answer; the pool must
     hold one text. What another made of the runner's pages is overwritten.
     """
-    chunk = min(runner.max_tokens, runner.max_outputs)
+    chunk = min(runner.max_tokens, runner.max_outputs, runner.rings.max_span)
     for text in texts:
         pages = range(-(-(len(text) - 1) // PAGE_SIZE))
         found: list[float] = []
         for start in range(0, len(text) - 1, chunk):
             targets = text[start + 1 : start + 1 + chunk]
             read = text[start : start + len(targets)]
-            runner.step([Span(read, start, pages, outputs=len(read))])
+            runner.step([Span(read, start, pages, outputs=len(read), ring=range(runner.rings.each))])
             found.extend(-logprob for logprob in runner.logprobs(targets))
         yield found
 

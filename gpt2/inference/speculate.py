@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from gpt2.inference.pages import Pages, pages_for
 from gpt2.inference.request import Request, Span
+from gpt2.inference.room import Room
 from gpt2.inference.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -160,7 +160,12 @@ class _Reading:
     done: int = 0  # of the window's tokens
     ahead: int = 0  # guesses read behind these
     pages: list[int] = field(default_factory=list)
+    ring: list[int] = field(default_factory=list)
     gate: Gate = field(default_factory=lambda: Gate(4))
+
+    def forget(self) -> None:
+        """No page is held."""
+        self.pages, self.ring = [], []
 
 
 class SmallerModel:
@@ -172,7 +177,7 @@ class SmallerModel:
 
     def __init__(self, runner: Runner, price: float = 0.3) -> None:
         self.runner, self.price = runner, price
-        self._pages = Pages(runner.pages)
+        self.room = Room(runner.pages, runner.rings)
         self._readings: dict[Request, _Reading] = {}
         self._stream = random.Random(0)  # greedy choices draw nothing
 
@@ -196,7 +201,7 @@ class SmallerModel:
     def forget(self, request: Request) -> None:
         reading = self._readings.pop(request, None)
         if reading:
-            self._pages.give_back(reading.pages)
+            self.room.release(reading)
 
     def _room(self, request: Request, most: int) -> int:
         """So many tokens can be guessed now; the pages for them are taken."""
@@ -206,12 +211,9 @@ class SmallerModel:
         reading.done = min(reading.done, len(request.window) - 1)  # the last is read again where nothing was checked
         if most < 1 or not reading.gate.open():
             return 0
-        room = min(most, reading.gate.length, self.runner.config.context_length - len(request.window) + 1)
-        need = max(0, pages_for(len(request.window) + room - 1) - len(reading.pages))
-        if need > self._pages.free:
-            return 0
-        reading.pages += self._pages.take(need)
-        return room
+        left = self.runner.config.context_length - len(request.window) + 1
+        room = min(most, reading.gate.length, left, self.runner.rings.max_span)
+        return room if self.room.cover(reading, len(request.window) + room - 1) else 0
 
     def _step(self, drafts: Sequence[_Draft]) -> None:
         """One more guess for each that has read all there is; the others read on."""
@@ -223,12 +225,12 @@ class SmallerModel:
         for draft in drafts:
             if not budget or len(ready) == self.runner.max_outputs:
                 break
-            tokens = draft.unread(budget)
+            tokens = draft.unread(min(budget, self.runner.rings.max_span))
             budget -= len(tokens)
             place = draft.read
             draft.read += len(tokens)
             last = draft.read == draft.length
-            spans.append(Span(tokens, place, draft.reading.pages, int(last)))
+            spans.append(Span(tokens, place, draft.reading.pages, int(last), ring=draft.reading.ring))
             if last:
                 ready.append(draft)
         self.runner.step(spans)

@@ -1,5 +1,9 @@
 """Attention over keys and values in pages of 16 tokens.
 
+A layer's row of LAYER_TABLE, `own` below, says where its pages begin in the pool and what its tokens see: WINDOW tokens
+back, themselves among them (0: all), of these each STRIDE-th. In a banded layer a text's pages are a ring: its token at
+position p lies on the page p // 16 modulo TURN of its table, and only the pages of the window are gone through.
+
 T tokens  D head_dim, padded to 16  P pages
 """
 
@@ -20,19 +24,19 @@ ONE = f32(1.0)
 
 
 @kernel
-def page_place(plan: Any, layer: Any, page: Any, which: Any, head: Any) -> Any:
-    """Which (layer, page, keys or values, head) of the pool."""
-    return ((layer * plan[at.POOL_PAGES] + page) * 2 + which) * plan[at.HEADS] + head
+def page_place(plan: Any, own: Any, page: Any, which: Any, head: Any) -> Any:
+    """Which (page, keys or values, head) of the pool."""
+    return ((own[at.FIRST_PAGE] + page) * 2 + which) * plan[at.HEADS] + head
 
 
 @kernel
-def remember(plan: Any, layer: Any, page: Any, head: Any, slot: Any, k: Any, v: Any) -> None:
+def remember(plan: Any, own: Any, page: Any, head: Any, slot: Any, k: Any, v: Any) -> None:
     """Write one token's key and value of a head: keys (D, 16 slots), values (D / 16, 16 slots, 16).
 
     In bfloat16 two d of a key lie side by side, and two slots of a value: (D / 2, 16, 2) and (D / 16, 8, 16, 2).
     """
     half = plan[at.HEAD_PAD] * LANES
-    key, value = page_place(plan, layer, page, 0, head), page_place(plan, layer, page, 1, head)
+    key, value = page_place(plan, own, page, 0, head), page_place(plan, own, page, 1, head)
     if plan[at.KV_KIND] == FLOAT32:
         keys, values = floats(plan[at.POOL] + key * half * 4, half), floats(plan[at.POOL] + value * half * 4, half)
         for d in range(k.size):
@@ -73,41 +77,45 @@ def attend(plan: Any, layer: Any, span: Any, head: Any, heads: Any, queries: Any
     Results go to rows from `out_first` on of HEAD_OUT.
     """
     width, stride = plan[at.HEAD_DIM], plan[at.QKV_STRIDE]
-    table = ints(plan[at.PAGE_TABLE] + span[at.PAGES] * 4, 1 << 40)
+    own = words(plan[at.LAYER_TABLE] + layer * at.LAYER_WIDTH * 8, at.LAYER_WIDTH)
+    pages = span[at.RING_PAGES] if own[at.WINDOW] > 0 else span[at.PAGES]
+    table = ints(plan[at.PAGE_TABLE] + pages * 4, 1 << 40)
     all_heads = plan[at.HEADS] * width
     for i in range(span[at.COUNT]):
         row = plan[at.QKV] + (span[at.FIRST] + i) * stride * 4
         position = span[at.START] + i
-        page = np.int64(table[position // LANES])
+        page = np.int64(table[position // LANES % own[at.TURN]])
         for h in range(head, head + heads):
             k, v = (
                 floats(row + (all_heads + h * width) * 4, width),
                 floats(row + (2 * all_heads + h * width) * 4, width),
             )
-            remember(plan, layer, page, h, position % LANES, k, v)
+            remember(plan, own, page, h, position % LANES, k, v)
     first = plan[at.QKV] + (span[at.FIRST] + span[at.COUNT] - queries) * stride * 4
     position = span[at.START] + span[at.COUNT] - queries
     if queries == 1:  # the heads' keys lie one behind the other: read them so
-        look_back(plan, layer, table, head, heads, 1, first + head * width * 4, position, out_first, worker)
+        look_back(plan, layer, own, table, head, heads, 1, first + head * width * 4, position, out_first, worker)
         return
     for h in range(head, head + heads):
         done = 0
         while done < queries:
             m = tile_size(queries - done)
             q = first + (done * stride + h * width) * 4
-            look_back(plan, layer, table, h, 1, m, q, position + done, out_first + done, worker)
+            look_back(plan, layer, own, table, h, 1, m, q, position + done, out_first + done, worker)
             done += m
 
 
 @kernel
-def look_back(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, q: Any, position: Any, out_row: Any,
-              worker: Any) -> None:  # fmt: skip
+def look_back(plan: Any, layer: Any, own: Any, table: Any, head: Any, heads: Any, m: Any, q: Any, position: Any,
+              out_row: Any, worker: Any) -> None:  # fmt: skip
     """softmax(q k') v: of one head for m tokens that follow one another, the first of them at `position`.
 
     Or of up to 8 heads for one token; the buffers have a row for each token or head.
     """
     pad, width, stride = plan[at.HEAD_PAD], plan[at.HEAD_DIM], plan[at.SCORE_STRIDE]
-    pages, rows = (position + m - 1) // LANES + 1, m * heads
+    begin = max(0, position + 1 - own[at.WINDOW]) // LANES if own[at.WINDOW] > 0 else 0  # the first page that is seen
+    end, rows = (position + m - 1) // LANES + 1, m * heads
+    pages = end - begin
     scores = plan[at.SCORES] + worker * 8 * stride * 4
     scratch = plan[at.SCRATCH] + worker * 8 * pad * 4
     weights = plan[at.WEIGHTS] + worker * 8 * stride * 2
@@ -120,18 +128,18 @@ def look_back(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, 
             for d in range(pad):
                 out[d] = narrow(row[d])
         q, q_stride, head_stride = scratch, pad, pad * 2
-    score(plan, layer, table, head, heads, m, q, q_stride, head_stride, pages, scores)
+    score(plan, own, table, begin, end, head, heads, m, q, q_stride, head_stride, scores)
     scale = ONE / np.sqrt(f32(width))
     if plan[at.BY_LAYER]:
         scale /= f32(layer + 1)
     for i in range(rows):
-        row = floats(scores + i * stride * 4, pages * LANES)
-        softmax(row, position + i % m + 1, scale)
+        weigh(own, scores + i * stride * 4, pages * LANES, position + i % m + 1 - begin * LANES, scale)
         if short:
+            row = floats(scores + i * stride * 4, pages * LANES)
             out = halves(weights + i * stride * 2, pages * LANES)
             for t in range(pages * LANES):
                 out[t] = narrow(row[t])
-    sum_values(plan, layer, table, head, heads, m, weights if short else scores, pages, scratch)
+    sum_values(plan, own, table, begin, end, head, heads, m, weights if short else scores, scratch)
     for i in range(rows):
         found = floats(scratch + i * pad * 4, width)
         place = (out_row + i % m) * plan[at.ATTENTION_PAD] + (head + i // m) * width
@@ -141,18 +149,19 @@ def look_back(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, 
 
 
 @kernel
-def score(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, q: Any, q_stride: Any, head_stride: Any,
-          pages: Any, scores: Any) -> None:  # fmt: skip
+def score(plan: Any, own: Any, table: Any, begin: Any, end: Any, head: Any, heads: Any, m: Any, q: Any, q_stride: Any,
+          head_stride: Any, scores: Any) -> None:  # fmt: skip
     """q k' of m tokens, or heads, with all that lies in the pages."""
     kind, pad, stride = plan[at.KV_KIND], plan[at.HEAD_PAD], plan[at.SCORE_STRIDE]
     half = pad * LANES * (4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1)
-    for page in range(pages):
-        number, following = np.int64(table[page]), np.int64(table[min(page + 1, pages - 1)])
-        prefetch(plan[at.POOL] + page_place(plan, layer, following, 0, head) * half, heads * half // 64)
-        prefetch(plan[at.POOL] + page_place(plan, layer, number, 1, head) * half, heads * half // 64)
+    turn = own[at.TURN]
+    for page in range(begin, end):
+        number, following = np.int64(table[page % turn]), np.int64(table[min(page + 1, end - 1) % turn])
+        prefetch(plan[at.POOL] + page_place(plan, own, following, 0, head) * half, heads * half // 64)
+        prefetch(plan[at.POOL] + page_place(plan, own, number, 1, head) * half, heads * half // 64)
         for h in range(heads):
-            place = page_place(plan, layer, number, 0, head + h)
-            out = scores + (h * stride + page * LANES) * 4
+            place = page_place(plan, own, number, 0, head + h)
+            out = scores + (h * stride + (page - begin) * LANES) * 4
             float_tile(
                 m,
                 kind,
@@ -171,22 +180,22 @@ def score(plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, q: A
 
 @kernel
 def sum_values(
-    plan: Any, layer: Any, table: Any, head: Any, heads: Any, m: Any, weights: Any, pages: Any, out: Any
+    plan: Any, own: Any, table: Any, begin: Any, end: Any, head: Any, heads: Any, m: Any, weights: Any, out: Any
 ) -> None:
     """out (M, D) = the values in the pages, by the weights (M, slots) of m tokens, or heads."""
     kind, pad, stride = plan[at.KV_KIND], plan[at.HEAD_PAD], plan[at.SCORE_STRIDE]
     size, step = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1, 2 if kind == BFLOAT16 else 4
-    for page in range(pages):
-        number = np.int64(table[page])
+    for page in range(begin, end):
+        number = np.int64(table[page % own[at.TURN]])
         for h in range(heads):
-            place = page_place(plan, layer, number, 1, head + h)
-            row = weights + (h * stride + page * LANES) * step
+            place = page_place(plan, own, number, 1, head + h)
+            row = weights + (h * stride + (page - begin) * LANES) * step
             if kind == INT8:
                 stretch(row, stride, m, plan[at.POOL_SCALES] + place * LANES * 4)
             for chunk in range(pad // LANES):
                 values = plan[at.POOL] + (place * pad + chunk * LANES) * LANES * size
                 target = out + (h * pad + chunk * LANES) * 4
-                float_tile(m, kind, values, row, stride, LANES, target, pad, plan[at.ZEROS], min(page, 1))
+                float_tile(m, kind, values, row, stride, LANES, target, pad, plan[at.ZEROS], min(page - begin, 1))
 
 
 @kernel
@@ -197,6 +206,36 @@ def stretch(rows: Any, stride: Any, m: Any, scales: Any) -> None:
         row = floats(rows + i * stride * 4, LANES)
         for lane in range(LANES):
             row[lane] *= scale[lane]
+
+
+@kernel
+def weigh(own: Any, scores: Any, size: Any, count: Any, scale: Any) -> None:
+    """Scores -> weights, of one token: `size` slots, it is the last of the first `count`; zeros where it does not look.
+
+    What lies behind the slots takes part in a banded layer's sum, as zeros: the row has room for 16 more.
+    """
+    row = floats(scores, size)
+    if own[at.STRIDE] > 1:
+        squeezed_softmax(row, count, own[at.STRIDE], scale)
+    elif 0 < own[at.WINDOW] < count:
+        hidden = count - own[at.WINDOW]
+        row[:hidden] = f32(0.0)
+        softmax(floats(scores + hidden * 4, size + LANES - hidden), own[at.WINDOW], scale)
+    else:
+        softmax(row, count, scale)
+
+
+@kernel
+def squeezed_softmax(row: Any, count: Any, stride: Any, scale: Any) -> None:
+    """The same over each stride-th slot back from the last: they are moved together and back, each past those done."""
+    first, seen = (count - 1) % stride, (count - 1) // stride + 1
+    for i in range(seen):
+        row[i] = row[first + i * stride]
+    softmax(row, seen, scale)
+    for i in range(seen - 1, -1, -1):
+        weight = row[i]
+        row[i] = f32(0.0)
+        row[first + i * stride] = weight
 
 
 @kernel

@@ -28,30 +28,31 @@ class BandedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int, first: Tensor | None) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        ctx.window, ctx.first = window, first
         band = Band(q, window, first)
         queries, keys, values = band.blocks(q), band.stretches(k), band.stretches(v)
-        out = torch.empty_like(queries)
+        results = torch.empty_like(queries)
         for part in band.parts():
-            torch.bmm(band.probabilities(queries, keys, part), values[part], out=out[part])
-        return band.whole(out, q.dtype)
+            torch.bmm(band.probabilities(queries, keys, part), values[part], out=results[part])
+        out = band.whole(results, q.dtype)
+        ctx.save_for_backward(q, k, v, out)
+        ctx.window, ctx.first = window, first
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
+        q, k, v, out = ctx.saved_tensors
         band = Band(q, ctx.window, ctx.first)
         queries, grads, keys, values = band.blocks(q), band.blocks(grad), band.stretches(k), band.stretches(v)
+        means = band.blocks(out).mul_(grads).sum(-1, keepdim=True)  # of the scores' gradients, by the probabilities
         d_q, d_k, d_v = torch.empty_like(queries), band.zeros(), band.zeros()
         for part in band.parts():
             weights = band.probabilities(queries, keys, part)  # (some, Q, K)
-            slopes = torch.bmm(grads[part], values[part].mT)
-            slopes = weights * (slopes - (weights * slopes).sum(-1, keepdim=True)) * band.scale
+            band.add(d_v, part, torch.bmm(weights.mT, grads[part]))
+            slopes = torch.bmm(grads[part], values[part].mT).sub_(means[part]).mul_(weights)
             torch.bmm(slopes, keys[part], out=d_q[part])
             band.add(d_k, part, torch.bmm(slopes.mT, queries[part]))
-            band.add(d_v, part, torch.bmm(weights.mT, grads[part]))
-        d_k, d_v = d_k[band.before :], d_v[band.before :]
+        d_q, d_k, d_v = d_q.mul_(band.scale), d_k[band.before :].mul_(band.scale), d_v[band.before :]
         return band.whole(d_q, q.dtype), band.whole(d_k, k.dtype), band.whole(d_v, v.dtype), None, None
 
 
@@ -90,9 +91,10 @@ class Band:
         return self.blocks(x, self.before).as_strided((self.count, self.keys, d), (QUERIES * d, d, 1))
 
     def whole(self, blocks: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B H n, Q, D) -> (B, H, T, D)."""
+        """(B H n, Q, D) -> (B, H, T, D), a token's heads side by side in memory, as the model merges them."""
         b, h, t, d = self.shape
-        return blocks.view(b, h, self.per_head * QUERIES, d)[:, :, :t].to(dtype)
+        out = blocks.new_empty(b, t, h, d, dtype=dtype).transpose(1, 2)
+        return out.copy_(blocks.view(b, h, self.per_head * QUERIES, d)[:, :, :t])
 
     def add(self, total: Tensor, part: slice, stretches: Tensor) -> None:
         """Sum what overlapping stretches (some, K, D) say of the same keys into total (m + B H n, Q, D)."""

@@ -106,3 +106,9 @@ class GPTConfig:
     def is_dense(self) -> bool:
         """Whether every layer looks back on everything, as GPT-2's do."""
         return set(self.attention_pattern) == {"dense"}
+
+    def describe_pattern(self) -> str:
+        """For people: `dense, banded (256 tokens), repeated`."""
+        words = {"banded": f"banded ({self.band_width} tokens)", "strided": f"strided (by {self.attention_stride})"}
+        kinds = [words.get(kind, kind) for kind in self.attention_pattern]
+        return ", ".join(kinds) + (", repeated" if len(kinds) > 1 else "")

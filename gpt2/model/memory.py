@@ -5,7 +5,9 @@ N tokens of a micro-batch  C n_embd  A attention width  F n_inner  V rows of the
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -148,7 +150,7 @@ def largest_moment(config: GPTConfig, step: Pass, optimizer: str, held: Held, me
     head = head_bytes(config, step)
     kept = activation_bytes(config, step)
     body = kept - head.kept
-    block = backward_block_bytes(config, step)
+    block = max(backward_block_bytes(one, step) for one, _ in kinds(config))
     unit = held.block * (step.size + 4) if mesh else 0  # a block's whole gradient, and as it is sent
     # The token embedding's gradient, beside the tied head's: their sum is new, or sent in float32.
     table = config.padded_vocab_size * config.n_embd * (step.size + (4 if mesh else step.size))
@@ -174,15 +176,33 @@ def largest_moment(config: GPTConfig, step: Pass, optimizer: str, held: Held, me
 
 def activation_bytes(config: GPTConfig, step: Pass) -> int:
     """What forward keeps for backward: the blocks', the last norm's input, the head's."""
-    body = config.n_layer * kept_block_bytes(config, step, step.recompute)
+    body = sum(count * kept_block_bytes(one, step, step.recompute) for one, count in kinds(config))
     return body + _tokens(config, step) * config.n_embd * step.size + head_bytes(config, step).kept
+
+
+@functools.lru_cache(maxsize=8)
+def kinds(config: GPTConfig) -> list[tuple[GPTConfig, int]]:
+    """The model as if all of its layers were of one kind, for each of its kinds; and how many are of it."""
+    pattern = Counter(config.attention_kind(layer) for layer in range(config.n_layer))
+    return [
+        (
+            replace(
+                config,
+                attention_pattern=(kind,),
+                band_width=config.band_width if kind == "banded" else 0,
+                attention_stride=config.attention_stride if kind == "strided" else 0,
+            ),
+            count,
+        )
+        for kind, count in pattern.items()
+    ]
 
 
 def kept_block_bytes(config: GPTConfig, step: Pass, recompute: Recompute = "none") -> int:
     """One block's: inputs of its norms (2 C) and of its linear layers (2 C + A + F), q, k, v (3 A), GELU's input (F).
 
     `selective` keeps the outputs of products and attention instead (3 A + A + C + F + C) and its own input (C), `full`
-    that input only. Tensor parallelism divides A and F.
+    that input only. Tensor parallelism divides A and F. `config` has layers of one kind (see `kinds`).
     """
     c, a, f = config.n_embd, config.attention_width // step.tp, config.n_inner // step.tp
     tokens, heads = _tokens(config, step), config.n_head // step.tp
@@ -191,15 +211,23 @@ def kept_block_bytes(config: GPTConfig, step: Pass, recompute: Recompute = "none
     if recompute == "full":
         return kept
     if stores_attention(config, step):
-        return kept + tokens * heads * (step.length or config.context_length) * step.size * (recompute == "none")
+        return kept + tokens * heads * row_length(config, step) * step.size * (recompute == "none")
+    if config.stride(0) > 1 and not step.fused:  # what attention gave, before its rows are put together again
+        kept += tokens * a * step.size * (recompute == "none")
     statistics = tokens * heads * 4 + (tokens * 4 * 4 if recompute == "none" else 0)  # of attention, and of two norms
     return kept + statistics + dropout_bytes(config, step)
 
 
 def stores_attention(config: GPTConfig, step: Pass) -> bool:
     """Whether T x T probabilities are kept: on a processor in bfloat16, short rows of heads that no tile fits."""
-    short = (step.length or config.context_length) <= STORED_ATTENTION
+    length = row_length(config, step)
+    short = length <= STORED_ATTENTION and not 0 < config.window(0) < length
     return step.fused and config.dropout == 0.0 and short and config.head_dim % TILE != 0
+
+
+def row_length(config: GPTConfig, step: Pass) -> int:
+    """Tokens of a row as attention gets it: a stride folds rows into shorter ones."""
+    return -(-(step.length or config.context_length) // config.stride(0))
 
 
 def dropout_bytes(config: GPTConfig, step: Pass) -> int:
@@ -216,8 +244,10 @@ def dropout_bytes(config: GPTConfig, step: Pass) -> int:
 def backward_block_bytes(config: GPTConfig, step: Pass) -> int:
     """What the backward pass of one block takes for itself: gradients on their way, and what it computes again."""
     c, a, f = config.n_embd, config.attention_width // step.tp, config.n_inner // step.tp
-    tokens, length = _tokens(config, step), step.length or config.context_length
+    tokens, length = _tokens(config, step), row_length(config, step)
     scores = config.n_head // step.tp * length if stores_attention(config, step) else 0
+    if config.window(0) and step.device == "cpu" and not (step.fused and config.head_dim % TILE == 0):
+        scores = 4 * a  # blocks of the inputs and of their gradients (kernels/banded.py), one more each
     way = tokens * (2 * c + max(2 * f, 7 * a + scores)) * step.size
     again = 0 if step.recompute == "none" else kept_block_bytes(config, step)
     return way + again

@@ -51,6 +51,7 @@ def kernel_numbers(config: GPTConfig) -> int:
 def training_flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     """Forward and backward FLOPs per trained token at sequences of `length` tokens.
 
+<<<<<<< HEAD
     6 (parameters - wpe) + 12 n_head head_dim (tokens seen, over the layers): each weight is multiplied and added once
     forward and twice backward, and so are each query with the keys that it sees, and the values.
     """
@@ -64,6 +65,20 @@ def mean_seen(config: GPTConfig, layer: int, length: int) -> float:
     """How many tokens a token of this layer looks at, on average over a text of `length`: half of it where dense.
 
     In a band of w it is w but for the first w tokens: w - w^2 / 2T. A stride divides by itself.
+=======
+    6 (parameters - wpe) + 12 n_head head_dim times what the layers' tokens see: each weight is multiplied and added
+    once forward and twice backward, attention's two products likewise; a dense layer counts their causal half only.
+    """
+    length = length or config.context_length
+    dense = parameters(config) - config.context_length * config.n_embd
+    seen = sum(seen_tokens(config, layer, length) for layer in range(config.n_layer))
+    return 6.0 * dense + 12.0 * config.attention_width * seen
+
+
+def seen_tokens(config: GPTConfig, layer: int, length: int) -> float:
+    """Tokens that a token sees in a layer, the mean over rows of `length`: half of it if dense, w (1 - w / 2 length) in
+    a band of w, and of a stride s one in s.
+>>>>>>> eda9b31
     """
     window = min(config.window(layer) or length, length)
     return window * (1 - window / (2 * length)) / config.stride(layer)
@@ -75,8 +90,9 @@ def forward_flops_per_token(config: GPTConfig, length: int | None = None) -> flo
 
 
 def kv_cache_bytes(config: GPTConfig, tokens: int, dtype: str = "float32") -> int:
-    """Keys and values of `tokens` tokens in every layer."""
-    return 2 * config.n_layer * config.attention_width * tokens * BYTES[dtype]
+    """Keys and values of `tokens` tokens in every layer; a banded one needs those of its band only."""
+    kept = sum(min(config.window(layer) or tokens, tokens) for layer in range(config.n_layer))
+    return 2 * config.attention_width * kept * BYTES[dtype]
 
 
 def _norm(config: GPTConfig) -> int:

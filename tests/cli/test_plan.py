@@ -69,6 +69,18 @@ def test_175b_takes_the_flops_that_the_paper_says(plan: Callable[..., dict[str, 
     )  # tp copies the embeddings
 
 
+def test_bands_are_planned_with_the_work_and_the_memory_that_they_take(
+    gpt2: Callable[..., Any], plan: Callable[..., dict[str, Any]]
+) -> None:
+    words, banded = ("gpt3-125m", "--gpu", "h100"), ("--attention_pattern", "dense,banded", "--band_width", 256)
+    dense, found = plan(*words), plan(*words, *banded)
+    assert found["parameters"] == dense["parameters"]
+    assert dense["flops_per_token"] - found["flops_per_token"] == 6 * 12 * 768 * (1024 - 256 * (1 - 256 / 4096))
+    assert found["time"]["days"] < dense["time"]["days"]
+    assert "attention: dense, banded (256 tokens), repeated" in gpt2("plan", *words, *banded).out
+    assert "attention:" not in gpt2("plan", *words).out
+
+
 def test_the_table_for_people_tells_the_same(gpt2: Callable[..., Any]) -> None:
     done = gpt2("plan", "gpt2-1558m", "--gpus", 8, "--gpu", "a100-40gb", "--tokens", "10B", "--optimizer", "adamw")
     assert done.code == 0, done.err

@@ -54,6 +54,23 @@ def test_a_file_is_overruled_by_flags_and_the_run_keeps_what_was_resolved(
         assert line in resolved
 
 
+@pytest.mark.parametrize("way", ["flags", "file"])
+def test_layers_alternate_as_gpt3s_by_flags_or_by_a_file(
+    gpt2: Callable[..., Any], data: Path, tmp_path: Path, way: str
+) -> None:
+    run, config = tmp_path / "run", tmp_path / "my.toml"
+    config.write_text('[model]\nn_layer = 2\nattention_pattern = ["dense", "banded"]\nband_width = 8\n')
+    words = {"flags": ["--n_layer", "2", "--attention_pattern", "dense,banded", "--band_width", "8"], "file": [config]}
+    first, rest = (words[way], TINY[2:]) if way == "file" else ([], words[way] + TINY[2:])
+    ran = gpt2("train", *first, "--data", data, "--out", run, *rest, "--max_steps", "2")
+    assert ran.code == 0, ran.err
+    folder = next(path.parent for path in run.rglob("weights.safetensors"))
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert values["attention_pattern"] == ["dense", "banded"] and values["band_width"] == 8
+    assert "banded (8 tokens), repeated" in (folder / "README.md").read_text(encoding="utf-8")
+    assert 'attention_pattern = ["dense", "banded"]' in (run / "config.toml").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -22,7 +22,10 @@ def test_hidden_states_and_attention_equal_transformers(name: str) -> None:
     torch.testing.assert_close(seen.logits, theirs.logits[0], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"head_dim": 24}, {"scale_by_layer": True}], ids=str)
+BANDED = {"attention_pattern": ("dense", "banded"), "band_width": 3}
+
+
+@pytest.mark.parametrize("changes", [{}, {"head_dim": 24}, {"scale_by_layer": True}, BANDED], ids=str)
 def test_the_recorded_pass_is_the_models_own(changes: dict[str, object]) -> None:
     module = make(scale=5.0, **changes)
     seen = record(module, TOKENS)

@@ -125,8 +125,7 @@ def test_pages_are_given_back_and_full_ones_shared(monkeypatch: pytest.MonkeyPat
         TorchRunner, "step", lambda self, spans: steps.append([*map(frozen, spans)]) or step(self, spans)
     )
     search(make(scale=8.0), [PROMPTS[2]], BeamParams(), max_new_tokens=20)
-    (pool,) = pools
-    assert pool.free == pool.count
+    assert all(pool.free == pool.count for pool in pools) and len(pools) == 2  # one is for rings
     for spans in steps[2:]:  # the prompt's 40 tokens take two
         assert len(spans) == 4
         assert len({tuple(span.pages[:2]) for span in spans}) == 1

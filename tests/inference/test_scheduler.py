@@ -65,13 +65,14 @@ def visit(seed: int) -> Visit:
     return Visit(list(prompt), params, pick.randint(0, 20), pick.choice([None, None, pick.randint(0, 30)]))
 
 
-def drafter_of(kind: str, context_length: int, seed: int) -> Drafter | None:
+def drafter_of(kind: str, context_length: int, seed: int, band: int) -> Drafter | None:
     if kind == "lookup":
         return PromptLookup()
     if kind == "wild":
         return Wild(seed)
     if kind == "smaller":
-        return SmallerModel(FakeRunner(5, context_length=max(1, context_length - 5), max_tokens=9, max_outputs=2))
+        context_length = max(1, context_length - 5)
+        return SmallerModel(FakeRunner(5, context_length, max_tokens=9, max_outputs=2, band=band))
     return None
 
 
@@ -104,8 +105,8 @@ def check(visit: Visit, runner: FakeRunner) -> None:
 
 
 def empty(engine: Engine) -> bool:
-    pages = engine.scheduler.pages
-    return pages.free == pages.count and not any(pages._holders) and not engine._jobs
+    pools = engine.scheduler.pages, engine.scheduler.rings
+    return all(pages.free == pages.count and not any(pages._holders) for pages in pools) and not engine._jobs
 
 
 @settings(max_examples=SCHEDULES, suppress_health_check=list(HealthCheck))
@@ -117,12 +118,22 @@ def empty(engine: Engine) -> bool:
     st.integers(1, 12),
     st.integers(1, 6),
     st.sampled_from(["none", "lookup", "wild", "smaller"]),
+    st.sampled_from([0, 0, 1, 5, 16, 40]),
+    st.sampled_from([0, 1, 7, 16]),
 )
 def test_random_schedules_write_what_the_plain_loop_writes_and_leak_no_page(
-    seeds: list[int], pages: int, context: int, max_tokens: int, max_outputs: int, streams: int, kind: str
+    seeds: list[int],
+    pages: int,
+    context: int,
+    max_tokens: int,
+    max_outputs: int,
+    streams: int,
+    kind: str,
+    band: int,
+    max_span: int,
 ) -> None:
-    runner = FakeRunner(pages, context, max_tokens, max_outputs)
-    engine = Engine((runner, BYTES), streams, drafter_of(kind, context, seeds[0]))
+    runner = FakeRunner(pages, context, max_tokens, max_outputs, band=band, max_span=max_span)
+    engine = Engine((runner, BYTES), streams, drafter_of(kind, context, seeds[0], band))
     visits = [visit(seed) for seed in seeds if fits(visit(seed), pages, context)]
     for step in range(5000):
         for each in visits:
@@ -138,7 +149,8 @@ def test_random_schedules_write_what_the_plain_loop_writes_and_leak_no_page(
         check(each, runner)
     assert empty(engine)
     if isinstance(engine.drafter, SmallerModel):
-        assert engine.drafter._pages.free == 5 and not engine.drafter._readings
+        room = engine.drafter.room
+        assert room.pages.free == 5 and room.rings.free == room.rings.count and not engine.drafter._readings
 
 
 # ---- the rules one by one ----

@@ -1,15 +1,12 @@
-"""Layers that do not look back on everything: the plain loop writes with them, and nothing else pretends to."""
+"""Layers that do not look back on everything: the plain loop, the oracle of the runners, past the band."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import BYTES, make, state_of
+from tiny_models import BYTES, make
 
-from gpt2.checkpoint.packed import pack_state
-from gpt2.errors import UserError
 from gpt2.inference.generate import generate
-from gpt2.inference.runners.torch import TorchRunner
 from gpt2.inference.sampling import SamplingParams
 
 SPARSE = {
@@ -29,14 +26,3 @@ def test_the_plain_loop_writes_past_the_band_what_reading_it_all_again_gives(nam
         for _ in range(30):
             text.append(int(module(torch.tensor([text]))[0, -1].argmax()))
         assert result.tokens == text[len(prompt) :]
-
-
-def test_runners_that_know_dense_layers_only_refuse_others() -> None:
-    module = make(**SPARSE["banded"])
-    with pytest.raises(UserError, match="attention_pattern dense,banded: the engine's runners"):
-        TorchRunner(module, pages=4)
-    from gpt2.inference.runners.cpu import CpuRunner
-
-    state = {name: tensor.numpy() for name, tensor in state_of(module).items()}
-    with pytest.raises(UserError, match="attention_pattern dense,banded"):
-        CpuRunner(pack_state(module.config, state, "float32"), pages=4)

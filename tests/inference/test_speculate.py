@@ -120,7 +120,7 @@ def test_a_smaller_model_that_is_as_good_is_always_right_and_its_pages_come_back
     ]
     assert engine.generate(prompts, PARAMS) == expected
     assert engine.stats.acceptance == 1 and engine.stats.accepted > 60
-    assert drafter._pages.free == 60 and not drafter._readings
+    assert drafter.room.pages.free == 60 and not drafter._readings
 
 
 def test_a_smaller_model_without_room_guesses_nothing_and_harms_nothing() -> None:

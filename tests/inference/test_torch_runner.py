@@ -152,8 +152,8 @@ def test_what_other_texts_left_on_a_page_is_not_looked_at() -> None:
     """Not even if it is no number, as one overflowing text in float16 leaves it."""
     module = make(scale=5.0)
     runner = TorchRunner(module, 8)
-    runner.pool.keys.fill_(float("nan"))
-    runner.pool.values.fill_(float("nan"))
+    runner.pool.full.keys.fill_(float("nan"))
+    runner.pool.full.values.fill_(float("nan"))
     texts = [list(b"It was a fine day in June"), list(b"a")]
     pages = [[5, 2], [7]]
     runner.step([Span(text[:-1] or text, 0, own) for text, own in zip(texts, pages, strict=True)])
@@ -247,7 +247,7 @@ def test_the_step_of_fixed_shape_is_the_plain_one(module: GPT, batch: int, seen:
     texts, lengths = [list(rng.randbytes(47)) for _ in range(3)], [45, 1, 16]
     book.step(*(book.span(row, texts[row][:length], 0) for row, length in enumerate(lengths)))
     decode = Decode(module, book.runner.pool, batch, seen)
-    before = book.runner.pool.keys.clone()
+    before = book.runner.pool.full.keys.clone()
     for more, rows in ((0, [0, 1, 2]), (1, [2, 0])):
         spans = [book.span(row, texts[row][lengths[row] + more :][:1], lengths[row] + more) for row in rows]
         with torch.inference_mode():
@@ -259,9 +259,9 @@ def test_the_step_of_fixed_shape_is_the_plain_one(module: GPT, batch: int, seen:
         torch.testing.assert_close(hidden, plain, **CLOSE)
         expected = [whole(module, texts[row][: lengths[row] + more + 1])[-1] for row in rows]
         torch.testing.assert_close(logits, torch.stack(expected), **CLOSE)
-    touched = (book.runner.pool.keys != before).flatten(2).any(2).any(0).nonzero()[:, 0] // PAGE_SIZE
+    touched = (book.runner.pool.full.keys != before).flatten(2).any(2).any(0).nonzero()[:, 0] // PAGE_SIZE
     own = {page for row in range(3) for page in book.pages[row]}
-    assert set(touched.tolist()) <= own | {book.runner.pool.scratch}
+    assert set(touched.tolist()) <= own | {book.runner.pool.full.scratch}
 
 
 def test_fixed_shapes_are_few_and_large_enough() -> None:

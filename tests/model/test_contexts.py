@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from tiny_models import TINY, make
 from torch import Tensor
 
+from gpt2.distributed.parallelize import parallelize
 from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
 from gpt2.model.kv_cache import KVCache
@@ -131,6 +133,18 @@ def test_packed_texts_equal_separate_texts_in_logits_and_gradients(module: GPT) 
     for name, parameter in module.named_parameters():
         distance = (parameter.grad - together[name]).norm() / (parameter.grad.norm() + 1e-12)
         assert distance < 1e-4, name
+
+
+@pytest.mark.parametrize("level", ["selective", "full"])
+def test_recomputed_blocks_see_what_they_saw(module: GPT, level: Any) -> None:
+    tokens, segments = ids(2, 20), torch.tensor([[0] * 5 + [1] * 15, [0] * 9 + [1] * 11])
+    for context in (None, segments):
+        gradients = []
+        for twin in (module, parallelize(copy.deepcopy(module), None, recompute=level)):
+            twin.zero_grad()
+            twin(tokens, tokens.roll(1, 0), None if context is None else Packed(context))[0].backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None]))
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
 def test_packed_rows_longer_than_the_context_hold_texts_that_fit() -> None:

@@ -21,6 +21,9 @@ from gpt2.model.presets import PRESETS
 from gpt2.runtime import pick_dtype
 from gpt2.train import validate
 
+BANDED = {"attention_pattern": ("dense", "banded"), "band_width": 32}
+STRIDED = {"attention_pattern": ("banded", "strided"), "band_width": 32, "attention_stride": 8}
+
 
 def kept(config: GPTConfig, step: Pass) -> int:
     """Bytes of all memory that a forward pass on the processor leaves for the backward pass, weights not counted."""
@@ -41,7 +44,7 @@ def kept(config: GPTConfig, step: Pass) -> int:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("length", [64, 600])  # attention keeps its probabilities, or makes them again
-@pytest.mark.parametrize("changes", [{}, {"head_dim": 24}, {"n_inner": 96, "bias": False}])
+@pytest.mark.parametrize("changes", [{}, {"head_dim": 24}, {"n_inner": 96, "bias": False}, BANDED, STRIDED])
 def test_activations_are_what_autograd_keeps(dtype: str, length: int, changes: dict[str, Any]) -> None:
     base: dict[str, Any] = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 1000, "context_length": length}
     config, step = GPTConfig(**(base | changes)), Pass(2, length, dtype)

@@ -10,8 +10,9 @@ import torch
 from gpt2.model import sizes
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
+from gpt2.model.masks import patterns
 from gpt2.model.memory import whole
-from gpt2.model.presets import PRESETS
+from gpt2.model.presets import PRESETS, preset
 
 # GPT-3 Table D.1: millions of parameters, FLOPs of training on 300B tokens at 6 a parameter and token.
 TABLE_D1 = {
@@ -78,3 +79,31 @@ def test_parameters_and_what_memory_holds_are_those_of_the_model(changes: dict[s
     assert whole(config).all == sum(p.numel() for p in model.parameters())
     hidden = [p.numel() for name, p in model.named_parameters() if name.startswith("h.") and p.dim() > 1]
     assert whole(config).hidden == sum(hidden)
+
+
+BANDED: dict[str, Any] = {"attention_pattern": ("dense", "banded"), "band_width": 256}
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [({}, 64), ({"attention_pattern": ("banded",), "band_width": 16}, 64), (BANDED, 100), (BANDED, 1000)],
+)
+def test_what_a_token_sees_is_what_its_masks_show(changes: dict[str, Any], length: int) -> None:
+    config = preset("gpt2-124m", **changes)
+    for layer, pattern in enumerate(patterns(config)[:2]):
+        counted = pattern.mask(length, torch.device("cpu")).sum().item()
+        ends = min(pattern.window or length, length) / 2  # what rows that are steps lie over their slope
+        assert sizes.seen_tokens(config, layer, length) * length == pytest.approx(counted - ends)
+
+
+def test_a_strided_layer_sees_one_in_so_many() -> None:
+    config = preset("gpt2-124m", attention_pattern=("strided",), attention_stride=8)
+    assert sizes.seen_tokens(config, 0, 1024) == 1024 / 16
+
+
+def test_bands_take_flops_and_cached_bytes_away() -> None:
+    dense, banded = preset("gpt3-125m"), preset("gpt3-125m", **BANDED)
+    saved = sizes.training_flops_per_token(dense) - sizes.training_flops_per_token(banded)
+    assert saved == pytest.approx(6 * 12 * 768 * (1024 - 256 * (1 - 256 / 4096)))  # of 6 layers
+    assert sizes.kv_cache_bytes(banded, 256) == sizes.kv_cache_bytes(dense, 256)
+    assert sizes.kv_cache_bytes(banded, 2048) == 2 * 768 * 4 * 6 * (2048 + 256)

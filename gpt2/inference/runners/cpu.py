@@ -20,7 +20,7 @@ from gpt2.errors import UserError
 from gpt2.hardware import cores
 from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.request import PAGE_SIZE, Span
-from gpt2.inference.runners.base import refuse_sparse
+from gpt2.inference.rings import rings_for
 from gpt2.kernels import plan as at
 from gpt2.kernels.survey import BLOCK
 from gpt2.kernels.team import Team
@@ -40,7 +40,7 @@ class CpuRunner:
     """A packed model with a pool of `pages`; `kv` is the form of keys and values (None: by the weights').
 
     Tokens are chosen from the first `vocab_size` (a tokenizer may know fewer than the model; 0: all). `threads` 0 means
-    GPT2_THREADS, else every core.
+    GPT2_THREADS, else every core. `max_span`: new tokens of one text a step where layers are banded (0: see rings.py).
     """
 
     def __init__(
@@ -52,13 +52,14 @@ class CpuRunner:
         max_outputs: int = 64,
         threads: int = 0,
         vocab_size: int = 0,
+        max_span: int = 0,
     ) -> None:
-        refuse_sparse(model.config)
         kv = kv or ("float32" if model.weights == "float32" else "bfloat16")
         if kv not in KV_DTYPES:
             raise UserError(f"keys and values in {kv}: choose {', '.join(KV_DTYPES)}")
         self.model, self.config, self.kv = model, model.config, kv
         self.pages, self.max_tokens, self.max_outputs = pages, max_tokens, max_outputs
+        self.rings = rings_for(self.config, pages, max_tokens, max_span)
         self.vocab_size = min(vocab_size or self.config.vocab_size, self.config.vocab_size)
         self.threads = min(threads or thread_count(), 64)
         self._kept: list[np.ndarray] = []  # whatever the plan holds addresses of
@@ -87,11 +88,14 @@ class CpuRunner:
         own: list[float] = (self.logits[at, np.array(targets, np.int64)] - self._survey[2][at]).tolist()
         return own
 
-    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
-        for source, target in pairs:
-            self._pool[:, target] = self._pool[:, source]
-            if self._scales is not None:
-                self._scales[:, target] = self._scales[:, source]
+    def copy_pages(self, pairs: Sequence[tuple[int, int]], rings: Sequence[tuple[int, int]] = ()) -> None:
+        for memory in (self._pool, self._scales):
+            if memory is not None:
+                full, ring = self._parts(memory)
+                for source, target in pairs:
+                    full[:, target] = full[:, source]
+                for source, target in rings:
+                    ring[:, target] = ring[:, source]
 
     def close(self) -> None:
         """Let the threads go."""
@@ -157,18 +161,44 @@ class CpuRunner:
         )
 
     def _make_pool(self) -> None:
+        """Pages of the layers that look back on everything, layer by layer, then those of banded ones."""
         config, plan = self.config, self._plan
-        shape = (config.n_layer, self.pages, 2, config.n_head, padded(config.head_dim, LANES) * PAGE_SIZE)
+        table = self._layer_table()
+        shape = (int(table[-1, 0]), 2, config.n_head, padded(config.head_dim, LANES) * PAGE_SIZE)
         self._pool = aligned(shape, KV_DTYPES[self.kv])
-        self._scales = aligned((*shape[:4], PAGE_SIZE), np.float32) if self.kv == "int8" else None
-        plan[at.POOL], plan[at.POOL_PAGES] = self._keep(self._pool), self.pages
+        self._scales = aligned((*shape[:3], PAGE_SIZE), np.float32) if self.kv == "int8" else None
+        plan[at.POOL], plan[at.LAYER_TABLE] = self._keep(self._pool), self._keep(table)
         plan[at.POOL_SCALES] = 0 if self._scales is None else self._keep(self._scales)
         plan[at.KV_KIND] = KINDS[self.kv]
+
+    def _layer_table(self) -> np.ndarray:
+        """What each layer's tokens see, and its first page; a last row has the count of all pages."""
+        config, rings = self.config, self.rings
+        layers = range(config.n_layer)
+        table = np.zeros((len(layers) + 1, at.LAYER_WIDTH), np.int64)
+        page = 0
+        for layer in sorted(layers, key=lambda layer: config.window(layer) > 0):
+            window = config.window(layer)
+            table[layer] = [page, rings.each if window else 1 << 40, window, config.stride(layer)]
+            page += rings.count if window else self.pages
+        table[-1, at.FIRST_PAGE] = page
+        return table
+
+    def _parts(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pool, or its scales, as (layers, pages, ...): of layers that look back on everything, of banded ones."""
+        config = self.config
+        banded = sum(config.window(layer) > 0 for layer in range(config.n_layer))
+        full, rest = config.n_layer - banded, memory.shape[1:]
+        first = full * self.pages
+        return (
+            memory[:first].reshape(full, self.pages, *rest),
+            memory[first:].reshape(banded, self.rings.count, *rest),
+        )
 
     def _make_buffers(self) -> None:
         plan, tokens, threads = self._plan, self.max_tokens, self.threads
         widest = int(max(plan[at.WIDTH_PAD], plan[at.ATTENTION_PAD], plan[at.INNER_PAD]))
-        stride = padded(self.config.context_length, LANES)
+        stride = padded(self.config.context_length, LANES) + (LANES if self.config.band_width else 0)
         head_pad = int(plan[at.HEAD_PAD])
         self._logits = aligned((self.max_outputs, int(plan[at.LOGIT_STRIDE])), np.float32)
         self.logits = self._logits[:0, : self.vocab_size]
@@ -202,9 +232,11 @@ class CpuRunner:
         plan = self._plan
         ids, positions, pages, wanted = self._check(spans)
         rows, first, page, output = [], 0, 0, 0
+        ring = sum(len(span.pages) for span in spans)  # all spans' rings follow all their pages
         for span in spans:
-            rows.append([first, len(span.tokens), span.start, page, span.outputs, output])
+            rows.append([first, len(span.tokens), span.start, page, ring, span.outputs, output])
             first, page, output = first + len(span.tokens), page + len(span.pages), output + span.outputs
+            ring += len(span.ring)
         self._step = [ids, positions, np.array(rows, np.int64), pages, wanted]  # alive as long as the step
         addresses = [array.ctypes.data for array in self._step]
         plan[at.TOKEN_IDS], plan[at.POSITIONS], plan[at.SPAN_TABLE] = addresses[:3]
@@ -226,6 +258,7 @@ class CpuRunner:
                 raise ValueError(f"a span of {count} tokens from {span.start} with {span.outputs} outputs")
             if end > self.config.context_length or end > len(span.pages) * PAGE_SIZE:
                 raise ValueError(f"{end} tokens: {len(span.pages)} pages, context {self.config.context_length}")
+            self.rings.check(span)
             ids.extend(span.tokens)
             positions.extend(range(span.start, end))
             pages.extend(span.pages)
@@ -237,6 +270,7 @@ class CpuRunner:
             raise ValueError(f"pages {min(pages)} to {max(pages)} of {self.pages}")
         if min(ids) < 0 or max(ids) >= self.config.vocab_size:
             raise ValueError(f"tokens {min(ids)} to {max(ids)}: the model has {self.config.vocab_size}")
+        pages.extend(page for span in spans for page in span.ring)
         found = [np.array(numbers, np.int32) for numbers in (ids, positions, pages, wanted)]
         return found[0], found[1], found[2], found[3]
 

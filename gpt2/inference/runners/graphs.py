@@ -1,7 +1,8 @@
 """Decode steps of fixed shapes, which CUDA can record once and replay without Python.
 
 A step of n texts is padded to the next of SIZES rows and its longest text to a power of two, so that few shapes are
-met; each is recorded when it is first met. What is padded reads and writes the pool's scratch page.
+met; each is recorded when it is first met. What is padded reads and writes the pool's scratch pages. Banded layers
+read all of a ring, in whatever order its pages hold it.
 
     B rows  S tokens seen  C n_embd
 """
@@ -9,17 +10,27 @@ met; each is recorded when it is first met. What is padded reads and writes the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpt2.inference.request import PAGE_SIZE, Span
-from gpt2.inference.runners.paged import Pool
+from gpt2.inference.runners.paged import Kind, Pool
+from gpt2.kernels.patterns import visible
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 FEWEST_SEEN = 128
+
+
+class View(NamedTuple):
+    """Where the rows' tokens are put in layers of one kind, and what they see there."""
+
+    own: Tensor  # slots (B)
+    seen: Tensor  # slots (B, S)
+    mask: Tensor  # (B, 1, 1, S)
 
 
 class Decode:
@@ -30,40 +41,59 @@ class Decode:
 
     def __init__(self, module: GPT, pool: Pool, batch: int, seen: int) -> None:
         self.module, self.pool = module, pool
-        device = pool.keys.device
+        device = pool.device
         self.tokens = torch.zeros(batch, 1, dtype=torch.long, device=device)
         self.positions = torch.zeros(batch, 1, dtype=torch.long, device=device)
-        self.table = torch.full((batch, -(-seen // PAGE_SIZE)), pool.scratch, device=device)
-        self._places = torch.arange(self.table.size(1) * PAGE_SIZE, device=device)
-        self._slots = self._seen = self._mask = self.tokens
+        self.table = torch.full((batch, -(-seen // PAGE_SIZE)), pool.full.scratch, device=device)
+        self.ring = torch.full((batch, pool.ring), pool.rings.scratch, device=device)
+        self._places = torch.arange(max(self.table.size(1), pool.ring) * PAGE_SIZE, device=device)
+        self._views: dict[Kind, View] = {}
 
     def fill(self, spans: Sequence[Span]) -> None:
         """Take these texts, at most `batch`, into the first rows; the others go to the scratch page."""
-        batch, width = self.table.shape
-        rest, scratch = batch - len(spans), self.pool.scratch
-        pages = [[*span.pages[:width], *[scratch] * (width - len(span.pages))] for span in spans]
+        rest = len(self.tokens) - len(spans)
         self.tokens.copy_(torch.tensor([[span.tokens[0]] for span in spans] + [[0]] * rest))
         self.positions.copy_(torch.tensor([[span.start] for span in spans] + [[0]] * rest))
-        self.table.copy_(torch.tensor(pages + [[scratch] * width] * rest))
+        fill(self.table, [span.pages for span in spans], self.pool.full.scratch)
+        if self.pool.ring:
+            fill(self.ring, [span.ring for span in spans], self.pool.rings.scratch)
 
     def run(self) -> Tensor:
         """The hidden states (B, C) after the rows' tokens."""
         return self.module.body(self.tokens, self)[:, 0]
 
     def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
-        slots = (self.table[:, :, None] * PAGE_SIZE + self._places[:PAGE_SIZE]).flatten(1)  # (B, S)
-        self._slots = slots.gather(1, self.positions)[:, 0]  # (B)
-        visible = self._places <= self.positions
-        self._seen = torch.where(visible, slots, slots[:, :1])  # nobody looks into another text's pages
-        self._mask = visible[:, None, None]  # (B, 1, 1, S)
+        self._views = {kind: self._view(*kind) for kind in dict.fromkeys(self.pool.kinds)}
         return self.positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        self.pool.write(layer, self._slots, k[:, :, 0], v[:, :, 0])
-        return self.pool.attend(layer, q, self._seen, self._mask)
+        view = self._views[self.pool.kinds[layer]]
+        self.pool.write(layer, view.own, k[:, :, 0], v[:, :, 0])
+        return self.pool.attend(layer, q, view.seen, view.mask)
+
+    def _view(self, window: int, stride: int) -> View:
+        table = self.ring if window else self.table
+        slots = (table[:, :, None] * PAGE_SIZE + self._places[:PAGE_SIZE]).flatten(1)  # (B, S)
+        count, now = slots.size(1), self.positions
+        places = self._places[:count]
+        own = slots.gather(1, now % count if window else now)  # (B, 1)
+        if window:  # what was last written to each place of a ring, if anything was
+            places = now - (now - places) % count  # (B, S)
+        mask = visible(now, places, window, stride)  # (B, 1, S)
+        if window:
+            mask &= places[:, None] >= 0
+        seen = torch.where(mask[:, 0], slots, own)  # nobody looks into another text's pages
+        return View(own[:, 0], seen, mask[:, None])
 
     def finish(self) -> None:
         pass
+
+
+def fill(table: Tensor, rows: Sequence[Sequence[int]], scratch: int) -> None:
+    """Put the rows' pages into a table (B, P), as many as fit; what is left shows the scratch page."""
+    batch, width = table.shape
+    pages = [[*row[:width], *[scratch] * (width - len(row))] for row in rows]
+    table.copy_(torch.tensor(pages + [[scratch] * width] * (batch - len(rows))))
 
 
 class Graphs:

@@ -13,41 +13,73 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2.inference.request import PAGE_SIZE, Span
+from gpt2.inference.rings import Rings
+from gpt2.kernels.patterns import visible
 from gpt2.model.config import GPTConfig
 
 SHORT = 16  # spans of at most so many tokens attend together with others of their length
+Kind = tuple[int, int]  # of a layer: window and stride, see kernels/patterns.py
 
 
-class Pool:
-    """Room for `pages` pages in every layer, and one more, `scratch`, for what nobody will look at.
+class Part:
+    """Room for `pages` pages in some of the layers, and one more, `scratch`, for what nobody will look at.
 
     A slot is one token's room: page * PAGE_SIZE + the token's place in it.
     """
 
-    def __init__(self, config: GPTConfig, pages: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (config.n_layer, (pages + 1) * PAGE_SIZE, config.n_head, config.head_dim)
+    def __init__(self, config: GPTConfig, layers: int, pages: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (layers, (pages + 1) * PAGE_SIZE, config.n_head, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.scratch = pages
 
-    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put k and v (N, H, D) into slots (N)."""
-        self.keys[layer].index_copy_(0, slots, k)
-        self.values[layer].index_copy_(0, slots, v)
-
-    def attend(self, layer: int, q: Tensor, seen: Tensor | slice, mask: Tensor | None) -> Tensor:
-        """q (n, H, T, D) over the slots `seen` (n, S), or a slice of S of them for n = 1; mask (n, 1, T, S)."""
-        shape = (q.size(0), -1, q.size(1), q.size(3))
-        keys = self.keys[layer][seen].view(shape).transpose(1, 2)  # (n, H, S, D)
-        values = self.values[layer][seen].view(shape).transpose(1, 2)
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy pages (from, to), all at once."""
+        if not pairs:
+            return
         sources, targets = (torch.tensor(pages, device=self.keys.device) for pages in zip(*pairs, strict=True))
         for memory in (self.keys, self.values):
             paged = memory.view(memory.size(0), -1, PAGE_SIZE, *memory.shape[2:])
             paged[:, targets] = paged[:, sources]
+
+
+class Pool:
+    """All layers' keys and values: `full` of those that may look back on everything, `rings` of banded ones."""
+
+    def __init__(self, config: GPTConfig, pages: int, rings: Rings, dtype: torch.dtype, device: torch.device) -> None:
+        self.kinds = [(config.window(layer), config.stride(layer)) for layer in range(config.n_layer)]
+        banded = [bool(window) for window, _ in self.kinds]
+        self.full = Part(config, banded.count(False), pages, dtype, device)
+        self.rings = Part(config, banded.count(True), rings.count, dtype, device)
+        self.ring = rings.each
+        parts, before = (self.full, self.rings), [0, 0]
+        self.layers: list[tuple[Tensor, Tensor]] = []  # each one's keys and values (slots, H, D)
+        for is_banded in banded:
+            part, place = parts[is_banded], before[is_banded]
+            self.layers.append((part.keys[place], part.values[place]))
+            before[is_banded] += 1
+        self.device = device
+
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Put k and v (N, H, D) into slots (N)."""
+        keys, values = self.layers[layer]
+        keys.index_copy_(0, slots, k)
+        values.index_copy_(0, slots, v)
+
+    def attend(self, layer: int, q: Tensor, seen: Tensor | slice, mask: Tensor | None) -> Tensor:
+        """q (n, H, T, D) over the slots `seen` (n, S), or a slice of S of them for n = 1; mask (n, 1, T, S)."""
+        shape = (q.size(0), -1, q.size(1), q.size(3))
+        keys, values = (memory[seen].view(shape).transpose(1, 2) for memory in self.layers[layer])  # (n, H, S, D)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+
+    def slots(self, span: Span, window: int) -> list[int]:
+        """The slots of the span's tokens up to its last, those read before included: from the first that is seen on."""
+        end = span.start + len(span.tokens)
+        if not window:
+            return [page * PAGE_SIZE + offset for page in span.pages for offset in range(PAGE_SIZE)][:end]
+        ring = [page * PAGE_SIZE for page in span.ring]
+        places = range(first_seen(span, window), end)
+        return [ring[place // PAGE_SIZE % self.ring] + place % PAGE_SIZE for place in places]
 
 
 @dataclass(frozen=True)
@@ -72,21 +104,22 @@ class Flat:
     """
 
     def __init__(self, pool: Pool, spans: Sequence[Span]) -> None:
-        self.pool, self.device = pool, pool.keys.device
-        self.groups: list[Group] = []
+        self.pool, self.device = pool, pool.device
         order: list[Span] = []
+        parts: list[tuple[int, list[Span]]] = []  # the place of a group's first token, its spans
         firsts: dict[int, int] = {}  # index of a span -> place of its first token
         place = 0
         for indices in together(spans):
-            members = [spans[index] for index in indices]
-            self.groups.append(self._group(place, members))
+            parts.append((place, [spans[index] for index in indices]))
             for index in indices:
                 firsts[index] = place
                 place += len(spans[index].tokens)
-            order += members
+            order += parts[-1][1]
         self.input_ids = self._tensor([token for span in order for token in span.tokens])[None]  # (1, N)
         self.positions = self._tensor([position for span in order for position in positions_of(span)])  # (N)
-        self.slots = self._tensor([slot for span in order for slot in slots_of(span)[span.start :]])  # (N)
+        kinds = set(pool.kinds)
+        self.groups = {each: [self._group(*part, *each) for part in parts] for each in kinds}
+        self.slots = {window: self._written(order, window) for window, _ in kinds}
         ends = [firsts[index] + len(span.tokens) for index, span in enumerate(spans)]
         self.outputs = self._tensor(
             [end - back for end, span in zip(ends, spans, strict=True) for back in range(span.outputs, 0, -1)]
@@ -96,12 +129,13 @@ class Flat:
         return self.positions
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        self.pool.write(layer, self.slots, k[0].transpose(0, 1), v[0].transpose(0, 1))
+        kind = self.pool.kinds[layer]
+        self.pool.write(layer, self.slots[kind[0]], k[0].transpose(0, 1), v[0].transpose(0, 1))
         parts = []
-        for group in self.groups:
+        for group in self.groups[kind]:
             tokens = slice(group.first, group.first + group.count * group.length)
             if group.seen is None:
-                parts.append(whole(q[:, :, tokens], k[:, :, tokens], v[:, :, tokens]))
+                parts.append(whole(q[:, :, tokens], k[:, :, tokens], v[:, :, tokens], group.mask))
                 continue
             mine = q[0, :, tokens].view(q.size(1), group.count, group.length, -1).transpose(0, 1)  # (n, H, T, D)
             y = self.pool.attend(layer, mine, group.seen, group.mask)
@@ -111,28 +145,40 @@ class Flat:
     def finish(self) -> None:
         pass
 
-    def _group(self, first: int, spans: Sequence[Span]) -> Group:
-        length = len(spans[0].tokens)
+    def _group(self, first: int, spans: Sequence[Span], window: int, stride: int) -> Group:
+        length, sparse = len(spans[0].tokens), bool(window) or stride > 1
         if spans[0].start == 0 and length > 1:
-            return Group(first, 1, length)
-        ends = [span.start + length for span in spans]
-        if len(spans) == 1 and (slots := consecutive(spans[0], ends[0])):
+            return Group(first, 1, length, mask=self._mask(spans, length, window, stride) if sparse else None)
+        if len(spans) == 1 and not window and (slots := consecutive(spans[0], spans[0].start + length)):
             seen: Tensor | slice = slots
+            size = slots.stop - slots.start
         else:
             # What is past a text's own end is masked; its first slot stands there, and no other text's numbers.
-            rows = [slots_of(span) for span in spans]
-            seen = self._tensor([row + row[:1] * (max(ends) - len(row)) for row in rows])
-        last = self._tensor([list(positions_of(span)) for span in spans])  # (n, T) the last token that each one sees
-        visible = torch.arange(max(ends), device=self.device) <= last[:, :, None]
-        return Group(first, len(spans), length, seen, None if len(spans) == length == 1 else visible[:, None])
+            rows = [self.pool.slots(span, window) for span in spans]
+            size = max(map(len, rows))
+            seen = self._tensor([row + row[:1] * (size - len(row)) for row in rows])
+        everything = len(spans) == length == stride == 1
+        return Group(first, len(spans), length, seen, None if everything else self._mask(spans, size, window, stride))
+
+    def _mask(self, spans: Sequence[Span], size: int, window: int, stride: int) -> Tensor:
+        """Who sees which of `size` tokens from the first on that is seen at all (n, 1, T, S)."""
+        own = self._tensor([list(positions_of(span)) for span in spans])  # (n, T)
+        places = torch.arange(size, device=self.device)
+        if window:
+            places = places + self._tensor([first_seen(span, window) for span in spans])[:, None]  # (n, S)
+        return visible(own, places, window, stride)[:, None]
+
+    def _written(self, spans: Sequence[Span], window: int) -> Tensor:
+        """The slots of the new tokens (N)."""
+        return self._tensor([slot for span in spans for slot in self.pool.slots(span, window)[-len(span.tokens) :]])
 
     def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, device=self.device, dtype=torch.long)
 
 
-def whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def whole(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """A text from its start: q, k, v (1, H, T, D) -> (1, H, T, D)."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
 
 
 def together(spans: Sequence[Span]) -> list[list[int]]:
@@ -153,10 +199,9 @@ def positions_of(span: Span) -> range:
     return range(span.start, span.start + len(span.tokens))
 
 
-def slots_of(span: Span) -> list[int]:
-    """The slots of all the span's tokens, those read before included."""
-    end = span.start + len(span.tokens)
-    return [page * PAGE_SIZE + offset for page in span.pages for offset in range(PAGE_SIZE)][:end]
+def first_seen(span: Span, window: int) -> int:
+    """The first position that any of the new tokens sees."""
+    return max(0, span.start - window + 1) if window else 0
 
 
 def consecutive(span: Span, end: int) -> slice | None:

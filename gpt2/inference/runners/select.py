@@ -115,7 +115,7 @@ def cpu_runner(model: PackedModel, streams: int, kv: str, vocab_size: int) -> Cp
     pages = streams * pages_for(model.config.context_length)
     try:
         runner = CpuRunner(model, pages, None if kv == "auto" else kv, vocab_size=vocab_size)
-        runner.step([Span([0], 0, [0])])
+        runner.step([Span([0], 0, [0], ring=range(runner.rings.each))])
         let_go_of_compiler()
     except UserError:
         raise

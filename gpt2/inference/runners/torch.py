@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt2.errors import UserError
 from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.request import PAGE_SIZE, Span
-from gpt2.inference.runners.base import refuse_sparse
+from gpt2.inference.rings import rings_for
 from gpt2.inference.runners.graphs import Graphs
 from gpt2.inference.runners.paged import Flat, Pool
 from gpt2.inference.sampling import Choice, SamplingParams, choose
@@ -25,6 +25,7 @@ from gpt2.model.masks import check_room
 class TorchRunner:
     """A model with `pages` pages of keys and values of its dtype on its device; see runners.base.Runner.
 
+    `max_span`: new tokens of one text in a step, where layers are banded (0: see rings.py).
     `vocab_size`: tokens are chosen from the first so many (a tokenizer may know fewer than the model); 0 all.
     `logits` (R, V), float32, are those of the last step.
     `graphs`: on CUDA, steps of one token a text are replayed from graphs, see runners.graphs.
@@ -38,13 +39,14 @@ class TorchRunner:
         max_outputs: int = 256,
         vocab_size: int = 0,
         graphs: bool = True,
+        max_span: int = 0,
     ) -> None:
-        refuse_sparse(module.config)
         self.module, self.config = module, module.config
         self.pages, self.max_tokens, self.max_outputs = pages, max_tokens, max_outputs
         self.vocab_size = min(vocab_size or module.config.vocab_size, module.config.vocab_size)
         weight = module.wte.weight
-        self.pool = Pool(module.config, pages, weight.dtype, weight.device)
+        self.rings = rings_for(module.config, pages, max_tokens, max_span)
+        self.pool = Pool(module.config, pages, self.rings, weight.dtype, weight.device)
         self._graphs = Graphs(module, self.pool) if graphs and weight.device.type == "cuda" else None
         self.logits = torch.empty(0, self.vocab_size)
 
@@ -84,10 +86,10 @@ class TorchRunner:
         return own
 
     @torch.inference_mode()
-    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Copy pages (from, to), all at once."""
-        if pairs:
-            self.pool.copy(pairs)
+    def copy_pages(self, pairs: Sequence[tuple[int, int]], rings: Sequence[tuple[int, int]] = ()) -> None:
+        """Copy pages (from, to), and pages of rings, all at once."""
+        self.pool.full.copy(pairs)
+        self.pool.rings.copy(rings)
 
     def _read(self, spans: Sequence[Span]) -> Tensor:
         """The hidden states (R, C) of the wanted outputs."""
@@ -112,6 +114,7 @@ class TorchRunner:
             if not 0 < len(span.tokens) >= span.outputs or len(span.pages) * PAGE_SIZE < end:
                 raise ValueError(f"a span of {len(span.tokens)} tokens, {span.outputs} outputs, up to {end}, "
                                  f"on {len(span.pages)} pages")  # fmt: skip
+            self.rings.check(span)
 
 
 def choose_on_device(logits: Tensor, asks: Sequence[Ask]) -> list[Choice]:
