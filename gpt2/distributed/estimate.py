@@ -56,7 +56,9 @@ class Job:
         """The peak of the process that holds most."""
         mesh = layout.mesh
         micro_steps = -(-self.rows_of(mesh) // layout.rows)
-        step = Pass(layout.rows, 0, self.dtype, self.device, layout.recompute, mesh.tp, micro_steps)
+        step = Pass(
+            layout.rows, 0, self.dtype, self.device, layout.recompute, mesh.tp, micro_steps, mesh.world_size > 1
+        )
         held = shares(self.model, mesh) if mesh.world_size > 1 else None
         return training_bytes(self.model, step, self.optimizer, held, self.saving)
 

@@ -1,8 +1,7 @@
 """numba kernels on bfloat16 for training on a processor: what lies between the matrix products, in one pass each.
 
-The products stay with torch, whose library reaches nine tenths of the bfloat16 peak. numba has no bfloat16, so a kernel
-sees the same bytes as uint16 and computes in float32. One thread owns a row, so that the same bits come out run
-after run, whatever the threads do.
+The products are products.py's. numba has no bfloat16, so a kernel sees the same bytes as uint16 and computes in
+float32. One thread owns a row, so that the same bits come out run after run, whatever the threads do.
 
     N rows (tokens, or heads of sequences)  T tokens  F width  V vocabulary
 """
@@ -29,7 +28,6 @@ OPTIONS: dict[str, Any] = {
 }
 ONE = f32(1.0)
 SLICE = 2048  # numbers that one thread takes at a time in passes over whole tensors
-SQUARE = 32  # rows and columns that are turned at a time
 GELU_A = f32(2.0 * math.sqrt(2.0 / math.pi))  # gelu_tanh(x) = x sigmoid(A (x + B x^3)), Hendrycks & Gimpel 2016
 GELU_B = f32(0.044715)
 
@@ -169,25 +167,14 @@ def cross_entropy(logits: Any, vocabulary: Any, targets: Any, losses: Any, ignor
 
 
 @njit(**OPTIONS)
-def transpose(x: Any, out: Any) -> None:
-    """out (F, N) = x (N, F) turned, in squares that stay in the first cache."""
-    for block in prange((x.shape[1] + SQUARE - 1) // SQUARE):
-        first, end = block * SQUARE, min((block + 1) * SQUARE, x.shape[1])
-        for top in range(0, x.shape[0], SQUARE):
-            for j in range(first, end):
-                for i in range(top, min(top + SQUARE, x.shape[0])):
-                    out[j, i] = x[i, j]
-
-
-@njit(**OPTIONS)
-def sum_rows(order: Any, starts: Any, grad: Any, ids: Any, out: Any) -> None:
-    """out[ids[order[starts[u]]]] = sum of grad (N, C) over the places order[starts[u] : starts[u + 1]], in float32."""
+def sum_rows(order: Any, starts: Any, grad: Any, out: Any) -> None:
+    """out[u] = sum of grad (N, C) over the places order[starts[u] : starts[u + 1]], in float32."""
     for u in prange(starts.shape[0] - 1):
         total = np.zeros(grad.shape[1], f32)
         for place in order[starts[u] : starts[u + 1]]:
             for j in range(grad.shape[1]):
                 total[j] += widen(grad[place, j])
-        row = out[ids[order[starts[u]]]]
+        row = out[u]
         for j in range(grad.shape[1]):
             row[j] = narrow(total[j])
 

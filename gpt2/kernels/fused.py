@@ -14,39 +14,30 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt2.kernels import bf16, flash
+from gpt2.kernels import bf16, flash, matmul
 from gpt2.kernels.blocks import HEAD_ROWS
+from gpt2.kernels.buffers import bits, matrix, rows_of, workspaces
 from gpt2.kernels.vectors import HAS_BF16
 
 
-def bits(tensor: Tensor) -> Any:
-    """A contiguous bfloat16 tensor's memory as uint16 (numpy), nothing copied."""
-    return tensor.detach().view(torch.uint16).numpy()
-
-
-def matrix(tensor: Tensor) -> Any:
-    """`bits` with all but the last dimension folded into one."""
-    return bits(tensor).reshape(-1, tensor.size(-1))
-
-
 class Linear(torch.autograd.Function):
-    """x (..., C) @ weight (F, C)' + bias (F) or None. Backward turns the gradient first: its product is faster so."""
+    """x (..., C) @ weight (F, C)' + bias (F) or None."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return torch.nn.functional.linear(x, weight, bias)
+        return matmul.forwards(rows_of(x), weight, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        rows, grad = x.reshape(-1, x.size(-1)), grad.reshape(-1, grad.size(-1)).contiguous()
-        turned = workspace(grad.size(1), grad.size(0))
-        bf16.transpose(bits(grad), bits(turned))
+        rows, grad = rows_of(x), rows_of(grad)
+        (spare,) = workspaces(matmul.spare_shape(grad, rows))
         d_bias = grad.sum(0) if ctx.has_bias else None
-        return (grad @ weight).view(x.shape), turned @ rows, d_bias
+        d_weight = matmul.weight_gradient(grad, rows, spare) if ctx.needs_input_grad[1] else None
+        return matmul.backwards(grad, weight).view(x.shape), d_weight, d_bias
 
 
 class Gelu(torch.autograd.Function):
@@ -176,13 +167,12 @@ class HeadLoss(torch.autograd.Function):
         d_bias = None if bias is None else torch.zeros(bias.shape)
         for first in range(0, hidden.size(0), HEAD_ROWS):
             part = slice(first, first + HEAD_ROWS)
-            logits = workspace(hidden[part].size(0), head.size(0))
-            torch.mm(hidden[part], head.T, out=logits)  # (rows, V)
-            if bias is not None:
-                logits += bias
+            rows = hidden[part]
+            logits, spare = workspaces((len(rows), len(head)), matmul.spare_shape(rows, rows))
+            matmul.forwards(rows, head, bias, out=logits)  # (rows, V)
             bf16.cross_entropy(bits(logits), vocabulary, targets[part].numpy(), losses[part].numpy(), ignore_index)
-            torch.mm(logits, head, out=d_hidden[part])
-            torch.addmm(d_head, logits.T, hidden[part], beta=0.0 if first == 0 else 1.0, out=d_head)
+            matmul.backwards(logits, head, out=d_hidden[part])
+            matmul.weight_gradient(logits, rows, spare, out=d_head, add=first > 0)
             if d_bias is not None:
                 d_bias += logits.sum(0, dtype=torch.float32)
         ctx.save_for_backward(d_hidden, d_head, d_bias)
@@ -197,31 +187,44 @@ class HeadLoss(torch.autograd.Function):
         return d_hidden.mul_(grad), d_head.mul_(grad), d_bias, None, None, None
 
 
-def workspace(rows: int, columns: int) -> Tensor:
-    """A bfloat16 matrix in memory that is kept from call to call: new pages would cost as much as half the product."""
-    if len(_kept) == 0 or _kept[0].numel() < rows * columns:
-        _kept[:] = [torch.empty(rows * columns, dtype=torch.bfloat16)]
-    return _kept[0][: rows * columns].view(rows, columns)
-
-
-_kept: list[Tensor] = []
-
-
 class Embedding(torch.autograd.Function):
-    """weight[ids], its gradient summed in float32: in bfloat16 a frequent token loses most of its gradient."""
+    """weight[ids], its gradient summed in float32: in bfloat16 a frequent token loses most of its gradient.
+
+    With `later` (a list) the gradient is left there instead: rows that were read, and what comes to them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, ids: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, later: list[tuple[Tensor, Tensor]] | None) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.shape = weight.shape
+        ctx.shape, ctx.later = weight.shape, later
         return weight[ids]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         (ids,) = ctx.saved_tensors
-        flat, total = ids.flatten().numpy(), torch.zeros(ctx.shape, dtype=grad.dtype)
+        flat = ids.flatten().numpy()
         order = np.argsort(flat, kind="stable")
         starts = np.flatnonzero(np.diff(flat[order], prepend=-1, append=-1))
-        bf16.sum_rows(order, starts, matrix(grad.contiguous()), flat, bits(total))
-        return total, None
+        read, rows = torch.from_numpy(flat[order[starts[:-1]]]), grad.new_empty(len(starts) - 1, ctx.shape[1])
+        bf16.sum_rows(order, starts, matrix(grad.contiguous()), bits(rows))
+        if ctx.later is None:
+            return rows.new_zeros(ctx.shape).index_copy_(0, read, rows), None, None
+        ctx.later.append((read, rows))
+        return None, None, None
+
+
+def join_gradients(weight: Tensor) -> None:
+    """For an embedding that is the head too: its rows are added to the head's gradient where that lies.
+
+    Autograd would make a table of zeros for them and a third one for the sum.
+    """
+    later: list[tuple[Tensor, Tensor]] = []
+
+    def join(weight: Tensor) -> None:
+        assert weight.grad is not None
+        while later:
+            weight.grad.index_add_(0, *later.pop())
+
+    weight.rows_later = later  # type: ignore[attr-defined]
+    weight.register_post_accumulate_grad_hook(join)  # type: ignore[no-untyped-call]

@@ -13,12 +13,10 @@ from torch.nn import functional as F
 
 from gpt2.kernels import flex
 from gpt2.kernels.banded import banded_attention
-from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, STORED_ATTENTION
+from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, NARROW, STORED_ATTENTION
 from gpt2.kernels.chunked import ChunkedHeadLoss, loss_only
 from gpt2.kernels.patterns import DENSE, Pattern, fold, masked_attention, unfold
 from gpt2.runtime import say
-
-TURNED_WIDTH = 768  # layers narrower than this lose more by turning the gradient than their product gains
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -33,12 +31,41 @@ def gelu(x: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., C) @ weight (F, C)' + bias (F)."""
-    if type(weight) is torch.nn.Parameter and min(weight.shape) >= TURNED_WIDTH and fusible(x):
+    if type(weight) is torch.nn.Parameter and min(weight.shape) >= NARROW and fusible(x):
         from gpt2.kernels import fused
 
         out: Tensor = fused.Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return out
     return F.linear(x, weight, bias)
+
+
+def norm_linear(x: Tensor, norm: torch.nn.LayerNorm, layer: torch.nn.Linear, pieces: int) -> tuple[Tensor, ...]:
+    """layer(norm(x)) cut into `pieces` along its last dimension."""
+    if fusible(x):
+        from gpt2.kernels import parts
+
+        fused: tuple[Tensor, ...] = parts.NormLinear.apply(  # type: ignore[no-untyped-call]
+            x, norm.weight, norm.bias, norm.eps, layer.weight, layer.bias, pieces
+        )
+        return fused
+    return F.linear(plain_norm(x, norm), layer.weight, layer.bias).chunk(pieces, dim=-1)
+
+
+def norm_mlp(x: Tensor, norm: torch.nn.LayerNorm, up: torch.nn.Linear, down: torch.nn.Linear) -> Tensor:
+    """down(gelu(up(norm(x)))), GELU in its tanh form."""
+    if fusible(x):
+        from gpt2.kernels import parts
+
+        out: Tensor = parts.NormMlp.apply(  # type: ignore[no-untyped-call]
+            x, norm.weight, norm.bias, norm.eps, up.weight, up.bias, down.weight, down.bias
+        )
+        return out
+    high = gelu(F.linear(plain_norm(x, norm), up.weight, up.bias))
+    return F.linear(high, down.weight, down.bias)
+
+
+def plain_norm(x: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, pattern: Pattern = DENSE) -> Tensor:
@@ -99,9 +126,17 @@ def embedding(weight: Tensor, ids: Tensor) -> Tensor:
     if fusible(weight):
         from gpt2.kernels import fused
 
-        rows: Tensor = fused.Embedding.apply(weight, ids)  # type: ignore[no-untyped-call]
+        later = getattr(weight, "rows_later", None)
+        rows: Tensor = fused.Embedding.apply(weight, ids, later)  # type: ignore[no-untyped-call]
         return rows
     return F.embedding(ids, weight)
+
+
+def join_gradients(weight: Tensor) -> None:
+    """An embedding that is the head too: the two gradients are added without tables in between. Needs the kernels."""
+    from gpt2.kernels import fused
+
+    fused.join_gradients(weight)
 
 
 def fusible(x: Tensor) -> bool:

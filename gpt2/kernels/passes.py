@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from gpt2.kernels import bf16
-from gpt2.kernels.fused import bits
+from gpt2.kernels.buffers import bits
 
 
 def square_sum(values: Tensor) -> float:

@@ -41,6 +41,7 @@ class Pass:
     recompute: Recompute = "none"
     tp: int = 1
     micro_steps: int = 1  # passes whose gradients are summed before the optimizer's step
+    mesh: bool = False  # whether the process is one of a mesh
 
     @property
     def size(self) -> int:
@@ -51,6 +52,11 @@ class Pass:
     def fused(self) -> bool:
         """Whether the processor's kernels do it."""
         return self.device == "cpu" and self.dtype == "bfloat16"
+
+    @property
+    def spares(self) -> bool:
+        """Whether blocks make their norms' and GELU's outputs again (kernels/parts.py)."""
+        return self.fused and not self.mesh
 
 
 @dataclass(frozen=True)
@@ -202,11 +208,14 @@ def kept_block_bytes(config: GPTConfig, step: Pass, recompute: Recompute = "none
     """One block's: inputs of its norms (2 C) and of its linear layers (2 C + A + F), q, k, v (3 A), GELU's input (F).
 
     `selective` keeps the outputs of products and attention instead (3 A + A + C + F + C) and its own input (C), `full`
-    that input only. Tensor parallelism divides A and F. `config` has layers of one kind (see `kinds`).
+    that input only. The processor's kernels keep neither what norms nor what the tanh GELU make (2 C + 4 A + F), with
+    `selective` too. Tensor parallelism divides A and F. `config` has layers of one kind (see `kinds`).
     """
     c, a, f = config.n_embd, config.attention_width // step.tp, config.n_inner // step.tp
     tokens, heads = _tokens(config, step), config.n_head // step.tp
     numbers = {"none": 4 * c + 4 * a + 2 * f, "selective": 3 * c + 4 * a + f, "full": c}[recompute]
+    if step.spares and recompute != "full":
+        numbers = 2 * c + 4 * a + f + (0 if config.activation == "gelu_tanh" else c + f)
     kept = tokens * numbers * step.size
     if recompute == "full":
         return kept
@@ -214,8 +223,8 @@ def kept_block_bytes(config: GPTConfig, step: Pass, recompute: Recompute = "none
         return kept + tokens * heads * row_length(config, step) * step.size * (recompute == "none")
     if config.stride(0) > 1 and not step.fused:  # what attention gave, before its rows are put together again
         kept += tokens * a * step.size * (recompute == "none")
-    statistics = tokens * heads * 4 + (tokens * 4 * 4 if recompute == "none" else 0)  # of attention, and of two norms
-    return kept + statistics + dropout_bytes(config, step)
+    norms = 4 * 4 * (recompute == "none" and not step.spares)  # mean and spread of two
+    return kept + tokens * (4 * heads + norms) + dropout_bytes(config, step)
 
 
 def stores_attention(config: GPTConfig, step: Pass) -> bool:
@@ -248,8 +257,10 @@ def backward_block_bytes(config: GPTConfig, step: Pass) -> int:
     scores = config.n_head // step.tp * length if stores_attention(config, step) else 0
     if config.window(0) and step.device == "cpu" and not (step.fused and config.head_dim % TILE == 0):
         scores = 4 * a  # blocks of the inputs and of their gradients (kernels/banded.py), one more each
-    way = tokens * (2 * c + max(2 * f, 7 * a + scores)) * step.size
-    again = 0 if step.recompute == "none" else kept_block_bytes(config, step)
+    # The processor's kernels have theirs in a workspace (head_bytes), but for the gradients of x, q, k and v.
+    way = tokens * (3 * c + 4 * a + scores if step.spares else 2 * c + max(2 * f, 7 * a + scores)) * step.size
+    kept = step.recompute == "none" or (step.recompute == "selective" and step.spares)
+    again = 0 if kept else kept_block_bytes(config, step)
     return way + again
 
 
@@ -273,8 +284,9 @@ def head_bytes(config: GPTConfig, step: Pass) -> HeadBytes:
     tokens, rows = _tokens(config, step), config.padded_vocab_size
     weights, hidden = rows * config.n_embd, tokens * config.n_embd * step.size
     if step.fused:
-        work = min(tokens, HEAD_ROWS) * rows * 2
-        return HeadBytes(hidden + 2 * weights, 0, 0, 2 * weights, always=work)
+        work = 2 * min(tokens, HEAD_ROWS) * (rows + config.n_embd)
+        block = 2 * tokens * (2 * config.n_inner + 3 * config.n_embd)  # of an MLP's backward pass, in the same memory
+        return HeadBytes(hidden + 2 * weights, 0, 0, 2 * weights, always=max(work, block) if step.spares else work)
     if step.device == "cuda" and not config.head_bias:
         work = min(tokens, GPU_HEAD_ROWS) * rows * (step.size + 8) + weights * step.size
         return HeadBytes(hidden + 4 * weights, work, hidden + 4 * weights, step.size * weights)

@@ -51,21 +51,6 @@ def kernel_numbers(config: GPTConfig) -> int:
 def training_flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     """Forward and backward FLOPs per trained token at sequences of `length` tokens.
 
-<<<<<<< HEAD
-    6 (parameters - wpe) + 12 n_head head_dim (tokens seen, over the layers): each weight is multiplied and added once
-    forward and twice backward, and so are each query with the keys that it sees, and the values.
-    """
-    length = length or config.context_length
-    dense = parameters(config) - config.context_length * config.n_embd
-    seen = sum(mean_seen(config, layer, length) for layer in range(config.n_layer))
-    return 6.0 * dense + 12.0 * config.attention_width * seen
-
-
-def mean_seen(config: GPTConfig, layer: int, length: int) -> float:
-    """How many tokens a token of this layer looks at, on average over a text of `length`: half of it where dense.
-
-    In a band of w it is w but for the first w tokens: w - w^2 / 2T. A stride divides by itself.
-=======
     6 (parameters - wpe) + 12 n_head head_dim times what the layers' tokens see: each weight is multiplied and added
     once forward and twice backward, attention's two products likewise; a dense layer counts their causal half only.
     """
@@ -78,7 +63,6 @@ def mean_seen(config: GPTConfig, layer: int, length: int) -> float:
 def seen_tokens(config: GPTConfig, layer: int, length: int) -> float:
     """Tokens that a token sees in a layer, the mean over rows of `length`: half of it if dense, w (1 - w / 2 length) in
     a band of w, and of a stride s one in s.
->>>>>>> eda9b31
     """
     window = min(config.window(layer) or length, length)
     return window * (1 - window / (2 * length)) / config.stride(layer)

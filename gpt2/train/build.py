@@ -24,7 +24,7 @@ from gpt2.train.batches import open_batches
 from gpt2.train.compiled import compile_blocks
 from gpt2.train.config import FROM_DATA, TrainConfig
 from gpt2.train.corpus import Corpus
-from gpt2.train.fused_weights import make_optimizer, make_weights
+from gpt2.train.fused_weights import FusedWeights, make_optimizer, make_weights
 from gpt2.train.guard import Guard
 from gpt2.train.loop import Run, TrainState
 from gpt2.train.mesh_weights import MeshWeights
@@ -128,7 +128,8 @@ def build_weights(config: TrainConfig, place: Place) -> Weights:
 
     if place.mesh is None:
         weights = make_weights(model.to(place.device), dtype)
-        parallelize(weights.worker, None, dtype, config.recompute, compile_model)
+        spared = config.recompute == "selective" and isinstance(weights, FusedWeights)  # its blocks keep less already
+        parallelize(weights.worker, None, dtype, "none" if spared else config.recompute, compile_model)
         return weights
     # FSDP moves each block to the device when it has cut it down: a whole model never lies there.
     return MeshWeights(parallelize(model, place.mesh, dtype, config.recompute, compile_model), dtype)

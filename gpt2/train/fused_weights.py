@@ -7,17 +7,17 @@ float32's precision.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt2.kernels import ops
 from gpt2.kernels.allocator import keep_freed_memory
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
+from gpt2.train.fused_blocks import fuse_blocks
 from gpt2.train.optim import Optimizer
 from gpt2.train.weights import Weights
 
@@ -36,20 +36,13 @@ def make_optimizer(weights: Weights, config: OptimConfig, dtype: torch.dtype) ->
     return Optimizer(weights.master, config, dtype)
 
 
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """What the layer computes, by the operation that may be fused."""
-    return ops.linear(x, layer.weight, layer.bias)
-
-
 class FusedWeights(Weights):
     """Weights whose gradients stay in bfloat16 until a second micro-batch comes; clipping is a factor, for later."""
 
     def __init__(self, master: GPT, dtype: torch.dtype) -> None:
         super().__init__(master, dtype)
         keep_freed_memory()
-        for module in self.worker.modules():
-            if type(module) is nn.Linear:
-                module.forward = functools.partial(linear, module)  # type: ignore[method-assign]
+        fuse_blocks(self.worker)
         self.published: set[int] = set()  # ids of the masters that the optimizer has rounded into the worker
         self.clear_gradients()
 

@@ -87,7 +87,22 @@ def test_a_row_without_target_adds_nothing() -> None:
 
 def test_embedding_sums_a_frequent_tokens_gradient_in_float32() -> None:
     ids = torch.randint(5, (64, 64), generator=torch.Generator().manual_seed(0))
-    agree(lambda w: fused.Embedding.apply(w, ids), lambda w: F.embedding(ids, w), [(9, 24)], [1.0])
+    agree(lambda w: fused.Embedding.apply(w, ids, None), lambda w: F.embedding(ids, w), [(9, 24)], [1.0])
+
+
+def test_a_tied_embeddings_gradient_joins_the_heads() -> None:
+    ids = torch.randint(5, (64,), generator=torch.Generator().manual_seed(0))
+    head = torch.randn(9, 24).bfloat16()
+    found = []
+    for joined in (False, True):
+        weight = torch.ones(9, 24).bfloat16().requires_grad_()
+        if joined:
+            fused.join_gradients(weight)
+        for _ in range(2):
+            (ops.embedding(weight, ids).sum() + (weight * head).sum()).backward()
+        assert weight.grad is not None
+        found.append(weight.grad.float())
+    assert (found[0] - found[1]).norm() <= ROUNDING * found[0].norm()
 
 
 def test_infinities_and_nan_show_in_the_loss() -> None:

@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gpt2.kernels import ops
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.model.memory import Pass, activation_bytes, kept_block_bytes, micro_batch, most_rows, training_bytes, whole
 from gpt2.model.presets import PRESETS
 from gpt2.runtime import pick_dtype
 from gpt2.train import validate
+from gpt2.train.fused_blocks import fuse_blocks
 
 BANDED = {"attention_pattern": ("dense", "banded"), "band_width": 32}
 STRIDED = {"attention_pattern": ("banded", "strided"), "band_width": 32, "attention_stride": 8}
@@ -28,6 +30,8 @@ STRIDED = {"attention_pattern": ("banded", "strided"), "band_width": 32, "attent
 def kept(config: GPTConfig, step: Pass) -> int:
     """Bytes of all memory that a forward pass on the processor leaves for the backward pass, weights not counted."""
     model = GPT(config).to(getattr(torch, step.dtype))
+    if step.spares and ops.have_kernels():
+        fuse_blocks(model)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, Tensor] = {}
 
@@ -44,7 +48,10 @@ def kept(config: GPTConfig, step: Pass) -> int:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("length", [64, 600])  # attention keeps its probabilities, or makes them again
-@pytest.mark.parametrize("changes", [{}, {"head_dim": 24}, {"n_inner": 96, "bias": False}, BANDED, STRIDED])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"head_dim": 24}, {"n_inner": 96, "bias": False}, {"activation": "gelu_erf"}, BANDED, STRIDED],
+)
 def test_activations_are_what_autograd_keeps(dtype: str, length: int, changes: dict[str, Any]) -> None:
     base: dict[str, Any] = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 1000, "context_length": length}
     config, step = GPTConfig(**(base | changes)), Pass(2, length, dtype)

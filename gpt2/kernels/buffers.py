@@ -1,0 +1,36 @@
+"""bfloat16 tensors as the kernels see them, and memory that is kept from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def bits(tensor: Tensor) -> Any:
+    """A contiguous bfloat16 tensor's memory as uint16 (numpy), nothing copied."""
+    return tensor.detach().view(torch.uint16).numpy()
+
+
+def matrix(tensor: Tensor) -> Any:
+    """`bits` with all but the last dimension folded into one."""
+    return bits(tensor).reshape(-1, tensor.size(-1))
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """(..., C) -> (N, C)."""
+    return x.reshape(-1, x.size(-1)).contiguous()
+
+
+def workspaces(*shapes: Sequence[int]) -> list[Tensor]:
+    """Matrices in bfloat16 side by side in memory that is kept from call to call: new pages cost half a product."""
+    sizes = [rows * columns for rows, columns in shapes]
+    if len(_kept) == 0 or _kept[0].numel() < sum(sizes):
+        _kept[:] = [torch.empty(sum(sizes), dtype=torch.bfloat16)]
+    parts = torch.split(_kept[0][: sum(sizes)], sizes)
+    return [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+_kept: list[Tensor] = []
