@@ -66,7 +66,7 @@ class KVCache:
         else:
             keys[:, :, self.lengths[0] : used] = k
             values[:, :, self.lengths[0] : used] = v
-        pattern = self.patterns[layer]
+        pattern = self.patterns[layer % len(self.patterns)]
         if used == self._new > 1:  # all rows begin here
             return ops.causal_attention(q, k, v, dropout, pattern)
         mask = self._mask(pattern.window, pattern.stride)
