@@ -90,7 +90,7 @@ def speed(length: int, device: str, dtype: str, rounds: int) -> str:
         f"| {dtype}, T = {length:,} | forward, ms | ratio | forward + backward, ms | ratio | |",
         "| --- " * 6 + "|",
     ]
-    for name in dict.fromkeys(name for name, _ in medians):
+    for name in ways(0, device):
         forward, both = medians[name, False], medians[name, True]
         ratios = forward / medians["banded", False], both / medians["banded", True]
         wanted = WANTED.get(name)

@@ -36,7 +36,7 @@ class Recording(Causal):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         scores = q @ k.transpose(-1, -2) / q.size(-1) ** 0.5  # (1, H, T, T)
-        seen = self.patterns[layer].mask(q.size(2), q.device)
+        seen = self.patterns[layer % len(self.patterns)].mask(q.size(2), q.device)
         probabilities = scores.float().masked_fill(~seen, -torch.inf).softmax(-1)
         self.probabilities.append(probabilities[0].cpu())
         return F.dropout(probabilities.to(v.dtype), dropout) @ v

@@ -1,4 +1,4 @@
-"""Sparse attention on CUDA: PyTorch's FlexAttention, which leaves out the blocks of 128 x 128 that nobody sees.
+"""Training sparse attention on CUDA: PyTorch's FlexAttention leaves out the blocks of 128 x 128 that nobody sees.
 
 Both the kernel and the table of blocks are compiled; a table is made once for all layers of a kind. On a processor
 the same code runs uncompiled and forward only, which is how it is tested.
@@ -23,8 +23,11 @@ NARROWEST = 16  # head_dim that its kernels have
 
 
 def usable(q: Tensor) -> bool:
-    """Whether q (B, H, T, D) is where FlexAttention is compiled to a kernel."""
-    return q.device.type == "cuda" and q.size(3) >= NARROWEST and have_triton()
+    """Whether attention over q (B, H, T, D) is training where FlexAttention is compiled to a kernel.
+
+    Elsewhere lengths change from call to call, and compiling for them would take longer than they do.
+    """
+    return q.device.type == "cuda" and torch.is_grad_enabled() and q.size(3) >= NARROWEST and have_triton()
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
@@ -44,21 +47,14 @@ def block_mask(pattern: Pattern, length: int, device: torch.device) -> BlockMask
     return mask
 
 
-def prepare_all(patterns: Sequence[Pattern], input_ids: Tensor) -> None:
-    """Make the tables for rows (B, T) before the layers run: code that torch.compile reads then finds them."""
-    if input_ids.device.type == "cuda" and have_triton():
-        for pattern in dict.fromkeys(patterns):
-            prepare(pattern, input_ids.size(1), input_ids.device)
-
-
-def prepare(pattern: Pattern, length: int, device: torch.device) -> None:
-    """Make one, where the pattern needs it."""
-    if pattern.is_causal(length):
-        return
-    if pattern.stride > 1:
-        prepare(pattern.folded(length), -(-length // pattern.stride), device)
-    else:
-        block_mask(pattern, length, device)
+def prepare(patterns: Sequence[Pattern], input_ids: Tensor) -> None:
+    """Make what layers share for rows (B, T), before they run: code that torch.compile reads then finds it there."""
+    for pattern in dict.fromkeys(patterns):
+        length = input_ids.size(1)
+        if pattern.stride > 1:
+            pattern, length = pattern.folded(length), -(-length // pattern.stride)
+        if input_ids.device.type == "cuda" and have_triton() and not pattern.is_causal(length):
+            block_mask(pattern, length, input_ids.device)
 
 
 def rule(pattern: Pattern) -> Callable[..., Tensor]:

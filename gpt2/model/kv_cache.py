@@ -37,7 +37,7 @@ class KVCache:
     ) -> None:
         self.patterns = causal_patterns(config)
         self.capacity = min(capacity or config.context_length, config.context_length)
-        banded = [pattern.window > 0 for pattern in self.patterns]
+        banded = [config.window(layer) > 0 for layer in range(config.n_layer)]
         self._places = [banded[:layer].count(banded[layer]) for layer in range(config.n_layer)]  # among their kind
         shape = (banded.count(False), batch, config.n_head, self.capacity, config.head_dim)
         # Zeros, as attention gives slots that a shorter row has not filled weight 0, and 0 times NaN would be NaN.
@@ -64,7 +64,8 @@ class KVCache:
         return self._slots
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        place, pattern, used = self._places[layer], self.patterns[layer], max(self.lengths) + self._new
+        place, used = self._places[layer], max(self.lengths) + self._new
+        pattern = self.patterns[layer % len(self.patterns)]
         if self.ring and pattern.window:
             self.ring.write(place, k, v)
         else:

@@ -10,6 +10,7 @@ pattern (dense, banded, strided) is the config's; `kernels/patterns.py` says wha
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -37,23 +38,31 @@ class Context(Protocol):
         ...
 
 
-class Causal:
-    """Each row is one text from its start; a token sees itself and what is before it."""
+class Rows:
+    """Whole rows, read in one pass: each layer attends by its pattern."""
 
-    def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
-        check_room(input_ids.size(1), config)
-        self.patterns = causal_patterns(config)
-        flex.prepare_all(self.patterns, input_ids)
-        return torch.arange(input_ids.size(1), device=input_ids.device)
+    patterns: Sequence[Pattern]  # repeated over the layers
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        return ops.causal_attention(q, k, v, dropout, self.patterns[layer])
+        # Layers alike are compiled once only if nobody asks for their number.
+        pattern = self.patterns[layer % len(self.patterns)] if len(self.patterns) > 1 else self.patterns[0]
+        return ops.causal_attention(q, k, v, dropout, pattern)
 
     def finish(self) -> None:
         pass
 
 
-class Packed:
+class Causal(Rows):
+    """Each row is one text from its start; a token sees itself and what is before it."""
+
+    def begin(self, input_ids: Tensor, config: GPTConfig) -> Tensor:
+        check_room(input_ids.size(1), config)
+        self.patterns = causal_patterns(config)
+        flex.prepare(self.patterns, input_ids)
+        return torch.arange(input_ids.size(1), device=input_ids.device)
+
+
+class Packed(Rows):
     """Several texts a row, told apart by segment_ids (B, T): none sees another, each counts positions from 0.
 
     Tokens of one segment stand together; the number itself means nothing beyond its row.
@@ -73,21 +82,16 @@ class Packed:
         positions = index - first
         check_room(int(positions.max()) + 1, config)
         self.patterns = patterns(config, first)
-        flex.prepare_all(self.patterns, input_ids)
+        flex.prepare(self.patterns, input_ids)
         return positions
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        return ops.causal_attention(q, k, v, dropout, self.patterns[layer])
-
-    def finish(self) -> None:
-        pass
 
 
 def patterns(config: GPTConfig, first: Tensor | None = None) -> list[Pattern]:
-    """Each layer's pattern; layers of a kind share theirs."""
+    """The layers' patterns, to be repeated; alike ones are one. `first` (B, T): see Pattern."""
     kinds: dict[tuple[int, int], Pattern] = {}
-    pairs = [(config.window(layer), config.stride(layer)) for layer in range(config.n_layer)]
-    return [kinds.setdefault(pair, Pattern(*pair, first)) for pair in pairs]
+    pairs = [(config.window(layer), config.stride(layer)) for layer in range(len(config.attention_pattern))]
+    found = [kinds.setdefault(pair, Pattern(*pair, first)) for pair in pairs]
+    return found if len(kinds) > 1 else found[:1]
 
 
 causal_patterns = functools.lru_cache(maxsize=8)(patterns)  # so that what is made of them serves every pass

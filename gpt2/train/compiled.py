@@ -1,6 +1,7 @@
 """torch.compile for the blocks, where a run is long enough to repay it.
 
-Blocks are alike, so one compilation serves all; embeddings and head around them have fused forms of their own.
+Blocks are alike, or of a few kinds, so that few compilations serve all; embeddings and head around them have fused
+forms of their own.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def compile_blocks(model: GPT, mode: Mode, device: str, peak: float, tokens: flo
         say(f"not compiled: {missing}; training goes on without")
         return False
     say(f"compiling the blocks, about {COST:.0f} s at the first step (--compile off leaves it out)")
+    if len(set(model.config.attention_pattern)) > 1:
+        # Layers of a kind are alike, but their kind follows from their number: as a constant it would be compiled in.
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True
     for block in model.h:
         block.compile()
     return True

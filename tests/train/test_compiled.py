@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
+
 import pytest
+import torch
+import torch._dynamo
+from torch import nn
 
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
@@ -55,3 +61,22 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(compiled.shutil, "which", lambda name: "/usr/bin/c++")
     monkeypatch.setattr(compiled.torch, "compile", broken)
     assert compiled.why_not("cpu") == "torch.compile fails here (RuntimeError)"
+
+
+@pytest.mark.parametrize("pattern", [("dense",), ("dense", "banded"), ("banded", "strided")], ids=str)
+def test_layers_of_a_kind_are_compiled_once(pattern: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "why_not", lambda device: None)
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
+    width, stride = 5 * ("banded" in pattern), 4 * ("strided" in pattern)
+    shape = replace(CONFIG, attention_pattern=pattern, band_width=width, attention_stride=stride)
+    graphs = []
+    for n_layer in (6, 14):  # more layers than a function is compiled anew for
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        model, ids = GPT(replace(shape, n_layer=n_layer)), torch.arange(32).view(2, 16)
+        wanted = model(ids, ids)[0]
+        with torch._dynamo.config.patch(allow_unspec_int_on_nn_module=False):  # and put back
+            assert compiled.compile_blocks(model, "on", "cpu", PEAK, LONG)
+            torch.testing.assert_close(model(ids, ids)[0], wanted)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1]
