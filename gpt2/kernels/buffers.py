@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
+class Memory:
+    """A bfloat16 tensor as numpy takes it over, and holds on to."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        steps = tuple(2 * step for step in tensor.stride())
+        there = {"shape": tuple(tensor.shape), "typestr": "<u2", "strides": steps, "data": (tensor.data_ptr(), False)}
+        self.__array_interface__ = there | {"version": 3}
+
+
 def bits(tensor: Tensor) -> Any:
-    """A contiguous bfloat16 tensor's memory as uint16 (numpy), nothing copied."""
-    return tensor.detach().view(torch.uint16).numpy()
+    """A bfloat16 tensor's memory as uint16 (numpy), nothing copied.
+
+    Not by `Tensor.numpy`: what that has shown cannot be freed any more, and FSDP frees weights that it has gathered.
+    """
+    return np.asarray(Memory(tensor.detach()))
 
 
 def matrix(tensor: Tensor) -> Any:

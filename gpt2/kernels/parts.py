@@ -101,9 +101,10 @@ def normed_backward(x: Tensor, grad: Tensor, norm: Norm, unit: Tensor) -> tuple[
 
 
 def vectors(gain: Tensor, shift: Tensor | None) -> tuple[Any, Any]:
-    """Both in float32, no shift as zeros."""
-    wide = gain.detach().float()
-    return wide.numpy(), (torch.zeros_like(wide) if shift is None else shift.detach().float()).numpy()
+    """Copies of both in float32 (see `bits`), no shift as zeros."""
+    wide = gain.detach().to(torch.float32, copy=True)
+    bias = torch.zeros_like(wide) if shift is None else shift.detach().to(torch.float32, copy=True)
+    return wide.numpy(), bias.numpy()
 
 
 def joined(pieces: Sequence[Tensor]) -> Tensor:
