@@ -155,8 +155,11 @@ def score(plan: Any, own: Any, table: Any, begin: Any, end: Any, head: Any, head
     kind, pad, stride = plan[at.KV_KIND], plan[at.HEAD_PAD], plan[at.SCORE_STRIDE]
     half = pad * LANES * (4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1)
     turn = own[at.TURN]
+    following = np.int64(table[begin % turn])
     for page in range(begin, end):
-        number, following = np.int64(table[page % turn]), np.int64(table[min(page + 1, end - 1) % turn])
+        number = following
+        if page + 1 < end:
+            following = np.int64(table[(page + 1) % turn])
         prefetch(plan[at.POOL] + page_place(plan, own, following, 0, head) * half, heads * half // 64)
         prefetch(plan[at.POOL] + page_place(plan, own, number, 1, head) * half, heads * half // 64)
         for h in range(heads):

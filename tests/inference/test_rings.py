@@ -106,10 +106,13 @@ def test_both_runners_write_the_plain_loops_tokens(
 
 
 @pytest.mark.parametrize("kind", ["torch", "cpu"])
-def test_a_text_alone_and_the_samples_of_one_prompt_are_the_plain_loops(runner_of: Any, kind: str) -> None:
-    module = model(("dense", "banded"), 5)
+@pytest.mark.parametrize("pattern", PATTERNS, ids="-".join)
+def test_a_text_alone_and_the_samples_of_one_prompt_are_the_plain_loops(
+    runner_of: Any, kind: str, pattern: tuple[str, ...]
+) -> None:
+    module = model(pattern, 16)
     engine = Engine((runner_of(kind, module), BYTES), 4)
-    params = SamplingParams(max_new_tokens=40, n=3, seed=1, top_k=0, ignore_eot=True)
+    params = SamplingParams(max_new_tokens=40, n=3, seed=2, top_k=0, ignore_eot=True)
     for prompt in prompts()[1:3]:
         found, expected = engine.generate([prompt], params), generate(module, BYTES, [prompt], params)
         assert [result.tokens for result in found] == [result.tokens for result in expected]
@@ -140,8 +143,9 @@ def plain_beams(module: GPT, prompt: Sequence[int], width: int, count: int) -> l
 
 
 @pytest.mark.parametrize("kind", ["torch", "cpu"])
-def test_beams_take_copies_of_the_ring_where_they_part(runner_of: Any, kind: str) -> None:
-    module = model(("dense", "banded"), 5, scale=8.0)
+@pytest.mark.parametrize("pattern", PATTERNS[:2], ids="-".join)
+def test_beams_take_copies_of_the_ring_where_they_part(runner_of: Any, kind: str, pattern: tuple[str, ...]) -> None:
+    module = model(pattern, 16)
     params = SamplingParams(max_new_tokens=40, n=4, ignore_eot=True)
     runner = runner_of(kind, module, max_span=17)
     results = beam_search(runner, BYTES, prompts()[1:3], params, BeamParams(4))

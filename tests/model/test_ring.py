@@ -107,11 +107,11 @@ def test_what_a_long_prompt_took_is_given_back_by_the_next_token() -> None:
 def test_taking_back_more_than_is_held_is_an_error() -> None:
     module = module_of(5)
     cache = KVCache(module.config, batch=1)
-    for new in (100, 1, 1):
+    for new in (100, 1, 1):  # after the first token the ring holds the band, and room for one more
         module(torch.zeros(1, new, dtype=torch.long), context=cache)
     cache.truncate([101])
-    with pytest.raises(ValueError, match=r"cannot truncate row 0 to 90 tokens: .* lost those before"):
-        cache.truncate([90])
+    with pytest.raises(ValueError, match=r"cannot truncate row 0 to 100 tokens: .* lost those before 97"):
+        cache.truncate([100])
     assert cache.lengths == [101]
     cache.truncate([0])
     check_last(module, module(torch.tensor([[1, 2, 3]]), context=cache), [[1, 2, 3]], 3)
