@@ -40,6 +40,7 @@ class Part:
     silent: int = -1  # the position of the first token after which logits are wanted; `end` if none are
     done: int = 0  # of its tokens
     pages: list[int] = field(default_factory=list)
+    ring: list[int] = field(default_factory=list)
     unbegun: int = 0  # parts after it that have no pages yet
 
     def __post_init__(self) -> None:

@@ -40,8 +40,9 @@ def read(
     """What the model thinks of each reading's targets, in order; without `greedy` not whether they are the likeliest.
 
     The runner's pages must hold the longest reading, or ValueError; where they hold hardly more, nothing is shared.
+    Nothing either where layers are banded, as a ring holds only the end of what was read.
     """
-    roots = grow(readings)
+    roots = grow(readings, share=not runner.rings.each)
     if most_pages(roots) > runner.pages:
         roots = grow(readings, share=False)
     return Steps(runner, readings, roots, greedy).run(progress)
@@ -53,7 +54,7 @@ class Steps:
     def __init__(self, runner: Runner, readings: Sequence[Reading], roots: Sequence[Part], greedy: bool) -> None:
         self.runner, self.readings, self.greedy = runner, readings, greedy
         self.found = [Found() for _ in readings]
-        self.pages = Pages(runner.pages)
+        self.pages, self.rings = Pages(runner.pages), Pages(runner.rings.count)
         self.reserve = most_pages(roots)
         self.ready = list(reversed(roots))
 
@@ -83,10 +84,11 @@ class Steps:
         """Parts for the next step with how many tokens of each; they leave the queue."""
         chosen: list[tuple[Part, int]] = []
         copies: list[tuple[int, int]] = []
-        tokens, outputs = self.runner.max_tokens, self.runner.max_outputs
+        tokens, outputs, longest = self.runner.max_tokens, self.runner.max_outputs, self.runner.rings.max_span
         while self.ready and tokens:
             part = self.ready[-1]
-            count = min(tokens, len(part.tokens) - part.done, max(0, part.silent - part.start - part.done) + outputs)
+            left, silent = len(part.tokens) - part.done, max(0, part.silent - part.start - part.done)
+            count = min(tokens, longest, left, silent + outputs)
             if not count or not self._begin(part, copies, first=not chosen):
                 break
             chosen.append((self.ready.pop(), count))
@@ -107,8 +109,10 @@ class Steps:
         last = before is not None and before.unbegun == 1
         known = pages_for(part.start) if last else part.start // PAGE_SIZE
         need = pages_for(part.end) - known
-        if not first and self.pages.free - need < self.reserve:
+        ring = self.runner.rings.of(part.end)
+        if not first and (self.pages.free - need < self.reserve or self.rings.free < ring):
             return False
+        part.ring = self.rings.take(ring)
         part.unbegun = len(part.after)
         fresh = self.pages.take(need)
         if before is None:
@@ -126,7 +130,7 @@ class Steps:
 
     def _span(self, part: Part, count: int) -> Span:
         tokens = part.tokens[part.done : part.done + count]
-        return Span(tokens, part.start + part.done, part.pages, wanted(part, count))
+        return Span(tokens, part.start + part.done, part.pages, wanted(part, count), ring=part.ring)
 
     def _collect(self, chosen: Sequence[tuple[Part, int]]) -> None:
         """Ask about each target behind what was just read."""
@@ -164,7 +168,8 @@ class Steps:
             self.ready += reversed(part.after)
         else:
             self.pages.give_back(part.pages)
-            part.pages = []
+            self.rings.give_back(part.ring)
+            part.pages, part.ring = [], []
 
 
 def wanted(part: Part, count: int) -> int:

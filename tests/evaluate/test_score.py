@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,12 +44,18 @@ def expected(reading: Reading) -> list[float]:
     ]
 
 
-@given(st.lists(st.tuples(tokens, tokens), max_size=12), st.integers(6, 40), st.integers(1, 40), st.integers(1, 9))
+@given(
+    st.lists(st.tuples(tokens, tokens), max_size=12),
+    st.integers(6, 40),
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.sampled_from([0, 0, 1, 7, 40]),
+)
 def test_any_readings_are_read_right_within_any_limits(
-    pairs: list[tuple[list[int], list[int]]], pages: int, max_tokens: int, max_outputs: int
+    pairs: list[tuple[list[int], list[int]]], pages: int, max_tokens: int, max_outputs: int, band: int
 ) -> None:
     readings = [Reading([*context, *after][:-1], after) for context, after in pairs]
-    runner = FakeRunner(pages, 96, max_tokens, max_outputs)
+    runner = FakeRunner(pages, 96, max_tokens, max_outputs, band=band)
     found = read(runner, readings, greedy=False)
     assert [one.logprobs for one in found] == [expected(reading) for reading in readings]
 
@@ -110,24 +117,30 @@ def test_windows_predict_every_token_but_the_first_once_after_a_full_window(leng
 @pytest.fixture(scope="module")
 def runners() -> Iterator[Any]:
     """Runners of one model, by the words that name them."""
-    cpu = pytest.importorskip("gpt2.inference.runners.cpu")
-    from gpt2.checkpoint.packed import pack_state
-    from gpt2.inference.runners.torch import TorchRunner
-
     module = make(scale=5.0)
-    arrays = {name: tensor.numpy()[:257] if name == "wte.weight" else tensor.numpy()
-              for name, tensor in state_of(module).items()}  # fmt: skip
     made: list[Any] = []
 
-    def runner(kind: str, pages: int = 64, **limits: int) -> Any:
-        if kind == "torch":
-            return TorchRunner(module, pages, **limits)
-        made.append(cpu.CpuRunner(pack_state(module.config, arrays, kind), pages, **limits))
+    def runner(kind: str, **limits: int) -> Any:
+        made.append(runner_of(module, kind, **limits))
         return made[-1]
 
     yield runner
     for one in made:
-        one.close()
+        if hasattr(one, "close"):
+            one.close()
+
+
+def runner_of(module: Any, kind: str, pages: int = 64, **limits: int) -> Any:
+    """The torch runner, or the processor's with weights of a kind."""
+    cpu = pytest.importorskip("gpt2.inference.runners.cpu")
+    from gpt2.checkpoint.packed import pack_state
+    from gpt2.inference.runners.torch import TorchRunner
+
+    if kind == "torch":
+        return TorchRunner(module, pages, **limits)
+    arrays = {name: tensor.numpy()[:257] if name == "wte.weight" else tensor.numpy()
+              for name, tensor in state_of(module).items()}  # fmt: skip
+    return cpu.CpuRunner(pack_state(module.config, arrays, kind), pages, **limits)
 
 
 def plainly(module: Any, pair: Pair) -> Scored:
@@ -161,6 +174,22 @@ def test_on_a_processor_company_changes_no_bit(runners: Any, kind: str) -> None:
     together = Scorer((runners(kind, max_tokens=48, max_outputs=8), BYTES)).continuations(QUESTIONS)
     alone = Scorer((runners(kind), BYTES))
     assert together == [one for pair in QUESTIONS for one in alone.continuations([pair])]
+
+
+@pytest.mark.parametrize("kind", ["float32", "torch"])
+def test_banded_layers_score_as_the_whole_text_read_plainly(kind: str) -> None:
+    import torch
+
+    module = make(replace(TINY, attention_pattern=("dense", "banded"), band_width=5), scale=5.0)
+    runner = runner_of(module, kind, max_tokens=24, max_outputs=8)
+    found = Scorer((runner, BYTES)).continuations(QUESTIONS)
+    for (context, after), one in zip(QUESTIONS, found, strict=True):
+        whole = [*context, *after][-CONTEXT - 1 :]
+        with torch.no_grad():
+            logits = module(torch.tensor([whole[:-1]]))[0, -len(after) :].double().log_softmax(-1)
+        assert one.log_likelihood == pytest.approx(float(logits[range(len(after)), list(after)].sum()), abs=1e-3)
+    if kind != "torch":
+        runner.close()
 
 
 def test_what_greedy_decoding_writes_is_greedy(runners: Any) -> None:

@@ -39,7 +39,7 @@ class Part:
             return
         sources, targets = (torch.tensor(pages, device=self.keys.device) for pages in zip(*pairs, strict=True))
         for memory in (self.keys, self.values):
-            paged = memory.unflatten(1, (self.scratch + 1, PAGE_SIZE))
+            paged = memory.view(memory.size(0), self.scratch + 1, PAGE_SIZE, *memory.shape[2:])
             paged[:, targets] = paged[:, sources]
 
 
