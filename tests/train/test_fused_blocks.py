@@ -14,6 +14,7 @@ from gpt2.model.gpt import GPT
 from gpt2.train.fused_blocks import fuse_blocks
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=256, context_length=32, vocab_size=512)
+BANDED = {"attention_pattern": ("dense", "banded"), "band_width": 8}
 IDS = torch.randint(512, (8, 33), generator=torch.Generator().manual_seed(3))
 
 
@@ -24,7 +25,7 @@ def loss_and_gradients(model: GPT) -> tuple[float, dict[str, Tensor]]:
     return total.item(), {name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("changes", [{}, {"bias": False}, {"activation": "gelu_erf"}, {"tie_head": False}])
+@pytest.mark.parametrize("changes", [{}, {"bias": False}, {"activation": "gelu_erf"}, {"tie_head": False}, BANDED])
 def test_the_same_loss_and_gradients(changes: dict[str, object]) -> None:
     assert ops.have_kernels()
     torch.manual_seed(0)
