@@ -63,14 +63,17 @@ def draw_curve(axes: Axes, curve: Curve, color: Any, last: bool) -> None:
         color=color,
         label=label,
     )
-    axes.plot([point.flops], [point.loss], "o", color=color, markersize=8)
+    axes.plot([point.flops], [point.loss], "o", color=color, markersize=8, markeredgecolor="white", zorder=4)
 
 
 def draw_law(axes: Axes, ends: Sequence[Point], law: Law, predicted: float) -> None:
     reach = [ends[0].flops * (ends[-1].flops / ends[0].flops) ** (step / 100) for step in range(-5, 111)]
-    axes.plot(reach, [law(x) for x in reach], "--", color=MARK, label=f"L = {law}".replace("x", "C"), linewidth=1.2)
+    formula, _, exponent = str(law).partition(" x^")
+    axes.plot(
+        reach, [law(x) for x in reach], "--", color=MARK, label=f"L = {formula} $C^{{{exponent}}}$", linewidth=1.2
+    )
     label = f"predicted before its training: {predicted:.3f}"
-    axes.plot([ends[-1].flops], [predicted], "*", color=MARK, markersize=14, label=label, markeredgecolor="white")
+    axes.plot([ends[-1].flops], [predicted], "*", color=MARK, markersize=16, label=label, zorder=3)
 
 
 def ticks(axes: Axes) -> None:
