@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
@@ -36,12 +36,66 @@ class TrainState(Habits):
 class Batch:
     """One optimizer step's rows on this rank: int64 (rows, T); targets already shifted.
 
-    `segment_ids` (rows, T), where given, tells the documents of a row apart: none sees another.
+    `segment_ids` (rows, T), where given, tells the documents of a row apart: none sees another. `extra` is what an
+    objective needs besides, (rows, ...) each (example_batches.py says what a kind of examples brings).
     """
 
     inputs: Tensor
     targets: Tensor
     segment_ids: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def part(self, rows: slice, device: str) -> Batch:
+        """Some of the rows, on the device."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor[rows].to(device, non_blocking=True)
+
+        segments = None if self.segment_ids is None else moved(self.segment_ids)
+        extra = {name: moved(tensor) for name, tensor in self.extra.items()}
+        return Batch(moved(self.inputs), moved(self.targets), segments, extra)
+
+    @property
+    def context(self) -> Packed | None:
+        """Who may look at whom in these rows; None: each row is one text."""
+        return None if self.segment_ids is None else Packed(self.segment_ids)
+
+
+class Objective(Protocol):
+    """What a step makes small: a sum over what rows hold, divided by the count of it in the whole step.
+
+    `worker` is a GPT, or one with a head beside its own (`worker.body` gives hidden states for it); it is handed rows
+    on its device. Sums, never means: how a step is cut into rows and processes then changes nothing.
+    """
+
+    def count(self, batch: Batch) -> int:
+        """What the rows hold of what the loss is a mean over: targets, labelled texts, pairs."""
+        ...
+
+    def loss(self, worker: nn.Module, batch: Batch) -> Tensor:
+        """Summed loss of some rows (nats), a float32 scalar with its graph."""
+        ...
+
+    def measure(self, worker: nn.Module, batch: Batch) -> dict[str, float]:
+        """For validation, without a graph: sums over the rows, to be divided by their count; "loss" is one of them.
+
+        Others get the name under which they are reported: "accuracy", "margin".
+        """
+        ...
+
+
+class TokenLoss:
+    """The language model's own: nats of the targets."""
+
+    def count(self, batch: Batch) -> int:
+        return int((batch.targets != IGNORE_INDEX).sum())
+
+    def loss(self, worker: nn.Module, batch: Batch) -> Tensor:
+        loss: Tensor = worker(batch.inputs, batch.targets, batch.context)[0]
+        return loss
+
+    def measure(self, worker: nn.Module, batch: Batch) -> dict[str, float]:
+        return {"loss": float(self.loss(worker, batch))}
 
 
 class Batches(Protocol):
@@ -85,6 +139,7 @@ class Run:
     device: str
     ranks: Ranks = ALONE
     guard: Guard = KEEP
+    objective: Objective = field(default_factory=TokenLoss)
     asked: bool = False  # this process wishes to end: set by signals and hooks
     stopping: bool = False  # all processes have agreed to: the loop ends after this step's hooks
 
@@ -119,7 +174,7 @@ def take_step(run: Run) -> StepResult:
     """One optimizer step: micro-batches summed, divided by the true number of targets, clipped, applied."""
     begin = time.perf_counter()
     weights, batch, step = run.weights, run.batches.next(run.state.step), run.state.step + 1
-    (targets,) = run.ranks.total([int((batch.targets != IGNORE_INDEX).sum())])
+    (targets,) = run.ranks.total([run.objective.count(batch)])
     count = max(1, round(targets))
     nats, note = backpropagate(run, batch, count)
     weights.unscale()
@@ -160,10 +215,7 @@ def run_passes(run: Run, batch: Batch, count: int) -> float:
     total = torch.zeros((), device=run.device)
     rows = micro_batch_rows(run, batch.inputs.size(1))
     for start in range(0, len(batch.inputs), rows):
-        part = slice(start, start + rows)
-        inputs, targets = (t[part].to(run.device, non_blocking=True) for t in (batch.inputs, batch.targets))
-        context = Packed(batch.segment_ids[part].to(run.device)) if batch.segment_ids is not None else None
-        loss, _ = weights.worker(inputs, targets, context)
+        loss = run.objective.loss(weights.worker, batch.part(slice(start, start + rows), run.device))
         weights.backward(loss / count, last=start + rows >= len(batch.inputs))
         total += loss.detach()
     return float(total)
@@ -172,7 +224,7 @@ def run_passes(run: Run, batch: Batch, count: int) -> float:
 def micro_batch_rows(run: Run, length: int) -> int:
     """Rows of `length` tokens at a time: as many tokens as `micro_batch_size` rows of a full context have."""
     rows = max(1, run.micro_batch_size >> run.state.halvings)
-    return rows * (run.weights.master.config.context_length // length)
+    return max(1, rows * run.weights.master.config.context_length // length)
 
 
 def halve(run: Run) -> str:
