@@ -122,7 +122,11 @@ def _rouge() -> Any:
     return RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True)
 
 
+def sentences(text: str) -> list[str]:
+    """Its sentences, with single spaces; a sentence ends in . ! or ? and white space."""
+    return re.findall(r"\S.*?(?:[.!?][\"')\]]*(?=\s|$)|$)", " ".join(text.split()))
+
+
 def first_sentences(text: str, count: int) -> str:
-    """The first sentences, one a line, as ROUGE wants them; a sentence ends in . ! or ? and white space."""
-    found = re.findall(r"\S.*?(?:[.!?][\"')\]]*(?=\s|$)|$)", " ".join(text.split()))
-    return "\n".join(found[:count])
+    """The first sentences, one a line, as ROUGE wants them."""
+    return "\n".join(sentences(text)[:count])

@@ -35,6 +35,12 @@ class Writing:
             return found | {"beams": self.beams, "length_penalty": self.length_penalty}
         return found | ({"top_k": self.top_k} if self.top_k > 1 else {"greedy": True})
 
+    def params(self, seed: int | None = None) -> SamplingParams:
+        """The same without its beams, as an engine takes it."""
+        if self.top_k == 1:
+            return SamplingParams(self.max_new_tokens, temperature=0.0, top_k=0, stop=self.stop, seed=seed)
+        return SamplingParams(self.max_new_tokens, temperature=1.0, top_k=self.top_k, stop=self.stop, seed=seed)
+
 
 def write(
     scores: Scores,
@@ -58,8 +64,7 @@ def _write(scores: Scores, prompts: Sequence[Ids], how: Writing, seed: int) -> l
     if not isinstance(scores, Scorer):
         raise UserError("a server writes greedily only; leave out tasks with beams or draws, or take --greedy")
     if how.beams == 1:
-        draws = SamplingParams(how.max_new_tokens, temperature=1.0, top_k=how.top_k, stop=how.stop, seed=seed)
-        return scores.write(prompts, [draws] * len(prompts))
+        return scores.write(prompts, [how.params(seed)] * len(prompts))
     from gpt2.inference.beam import BeamParams, beam_search
 
     room = scores.context_length - how.max_new_tokens

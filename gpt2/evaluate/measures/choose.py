@@ -80,6 +80,12 @@ class Choose:
 
 def guess(way: str, found: Sequence[Scored], free: Sequence[Scored], options: Sequence[Example]) -> int:
     """The place of the option that is best in this way; the first of equals, as numpy has it."""
+    values = compared(way, found, free, options)
+    return values.index(max(values))
+
+
+def compared(way: str, found: Sequence[Scored], free: Sequence[Scored], options: Sequence[Example]) -> list[float]:
+    """What is compared in this way, one value for each option (nats)."""
     values = [each.log_likelihood for each in found]
     if way == "token":
         values = [each.log_likelihood / each.tokens for each in found]
@@ -89,7 +95,7 @@ def guess(way: str, found: Sequence[Scored], free: Sequence[Scored], options: Se
         values = [value - alone.log_likelihood for value, alone in zip(values, free, strict=True)]
     elif way != "sum":
         raise ValueError(f"no way to compare: {way}")
-    return values.index(max(values))
+    return values
 
 
 def cut_up(found: Sequence[Scored], options: Sequence[Sequence[Example]]) -> Iterator[Sequence[Scored]]:

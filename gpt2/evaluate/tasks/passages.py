@@ -18,6 +18,8 @@ from gpt2.evaluate.tasks.comparing import (
 )
 from gpt2.evaluate.tasks.task import Task
 
+TURN = "Q: {question}\n\nA:"  # a question after a passage; GPT-2's paper, section 3.5, says only that "A:" ends it
+
 
 def coqa_rows(paths: Sequence[Path]) -> Iterator[Row]:
     yield from objects(paths, "data")
@@ -28,7 +30,7 @@ def coqa(row: Row) -> list[Fields]:
     asked, found = row.text("story").strip(), []
     more = [Row({"list": part}, row.where).rows("list") for part in row.get("additional_answers", {}).values()]
     for turn, (question, answer) in enumerate(zip(row.rows("questions"), row.rows("answers"), strict=True)):
-        asked += f"\n\nQ: {question.text('input_text')}\n\nA:"
+        asked += "\n\n" + TURN.format(question=question.text("input_text"))
         golds = [answer.text("input_text"), *(part[turn].text("input_text") for part in more)]
         found.append({"question": asked, "answers": golds})
         asked += f" {golds[0]}"
@@ -81,7 +83,7 @@ def squad(row: Row) -> list[Fields]:
     for paragraph in row.rows("paragraphs"):
         asked = f"Title: {row.text('title').replace('_', ' ')}\n\nBackground: {paragraph.text('context')}"
         for pair in paragraph.rows("qas"):
-            asked += f"\n\nQ: {pair.text('question').strip()}\n\nA:"
+            asked += "\n\n" + TURN.format(question=pair.text("question").strip())
             answers = [answer.text("text") for answer in pair.rows("answers")] or [UNANSWERABLE]
             found.append({"question": asked, "answers": answers})
             asked += f" {answers[0]}"
@@ -102,7 +104,7 @@ def quac(row: Row) -> list[Fields]:
         passage = paragraph.text("context").removesuffix(" CANNOTANSWER")
         asked = f"TITLE: {row.text('title')} - {row.text('section_title')}\nPARAGRAPH: {passage}"
         for pair in paragraph.rows("qas"):
-            asked += f"\n\nQ: {pair.text('question').strip()}\n\nA:"
+            asked += "\n\n" + TURN.format(question=pair.text("question").strip())
             answers = [answer.text("text") for answer in pair.rows("answers")]
             found.append({"question": asked, "answers": answers})
             asked += f" {pair.row('orig_answer').text('text')}"

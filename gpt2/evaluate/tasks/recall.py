@@ -18,6 +18,8 @@ from gpt2.evaluate.tasks.comparing import (
 from gpt2.evaluate.tasks.task import Task
 from gpt2.evaluate.writing import Writing
 
+FROM_MEMORY = "Q: {question}\nA:"  # as GPT-2 is asked here: its paper, section 3.8, shows no prompt
+
 
 def trivia_rows(paths: Sequence[Path]) -> Iterator[Row]:
     yield from objects(paths, "Data")
@@ -97,7 +99,7 @@ TASKS = (
         "Natural Questions",
         (Form(("NQ-open*dev*.jsonl",), natural, train=("NQ-open*train*.jsonl",)),),
         Hub("google-research-datasets/nq_open", natural),
-        asks={"gpt2": Write("Q: {question}\nA:", by_exact, writing=GREEDY, shots=Shots("\n", k=5))},
+        asks={"gpt2": Write(FROM_MEMORY, by_exact, writing=GREEDY, shots=Shots("\n", k=5))},
         note="GPT-2's paper seeds the context with example pairs and says neither how many nor which: 5 were chosen.",
     ),
     closed_book(

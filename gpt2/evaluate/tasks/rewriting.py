@@ -20,6 +20,12 @@ from gpt2.evaluate.tasks.comparing import (
 from gpt2.evaluate.tasks.task import Task
 from gpt2.evaluate.writing import Writing
 
+PAIR = "{source} ="  # GPT-2's paper, section 3.7: examples are lines `english sentence = french sentence`
+PAIRS_SHOWN = 5  # how many pairs GPT-2 was shown is not stated: chosen
+LINE = Writing(200, ("\n",))
+TLDR = "{article}\nTL;DR:"  # section 3.6
+DRAWN_BY_TWO = Writing(100, (), top_k=2)
+
 
 def segments(paths: Sequence[Path]) -> Iterator[Row]:
     """WMT's SGML: <seg id="1">text</seg>, the source in one file and the reference in another."""
@@ -59,21 +65,23 @@ def translation(year: int, source: str, target: str) -> Task:
         ),
         Form((f"{set_name}.{source}", f"{set_name}.{target}"), pair, parallel, split="test"),
     )
-    long = Writing(200, ("\n",))
     zero = "Q: What is the {language} translation of {source}\nA:"
     beams = Writing(200, ("\n",), beams=4)
-    gpt3 = Write("{source} =", by_bleu("13a"), writing=beams, shots=Shots("\n", k=64), zero_shot=zero)
+    gpt3 = Write(PAIR, by_bleu("13a"), writing=beams, shots=Shots("\n", k=64), zero_shot=zero)
     asks: dict[str, Any] = {"gpt3": gpt3}
     if year == 14:
         asks["gpt2"] = Write(
-            "{source} =",
+            PAIR,
             by_bleu("13a"),
-            writing=long,
-            shots=Shots("\n", k=5),
+            writing=LINE,
+            shots=Shots("\n", k=PAIRS_SHOWN),
             clean=lambda text: first_sentences(text, 1),
         )
     config = f"{other}-en"
-    note = "How many example pairs GPT-2 was shown is not stated: 5 were chosen. BLEU is SacreBLEU's, of one reference."
+    note = (
+        f"How many example pairs GPT-2 was shown is not stated: {PAIRS_SHOWN} were chosen. "
+        "BLEU is SacreBLEU's, of one reference."
+    )
     title = f"WMT'{year} {names[source][:2]}→{names[target][:2]}"
     return Task(f"wmt{year}_{source}_{target}", title, forms, asks, Hub(f"wmt/wmt{year}", hub, config, "test"), note)
 
@@ -109,7 +117,7 @@ TASKS = (
             Form(("cnn_dm/test.source", "cnn_dm/test.target"), summary_pair, parallel, split="test"),
             Form(("cnn_dm/*.story",), summary, stories, split="test"),
         ),
-        {"gpt2": Write("{article}\nTL;DR:", by_rouge, writing=Writing(100, (), top_k=2), trim="article")},
+        {"gpt2": Write(TLDR, by_rouge, writing=DRAWN_BY_TWO, trim="article")},
         Hub("abisee/cnn_dailymail", summary, "3.0.0", "test"),
         "Of an article that is too long the end is cut; the paper does not say which part was read.",
     ),
