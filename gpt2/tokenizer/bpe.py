@@ -41,10 +41,14 @@ class Codec(Protocol):
 
 
 class Tokenizer:
-    """A vocabulary with its encoder. Immutable; may be shared by threads and pickled to processes."""
+    """A vocabulary with its encoder. Immutable; may be shared by threads and pickled to processes.
 
-    def __init__(self, vocabulary: Vocabulary):
+    `chat_template`, where there is one, is the Jinja source that its files carry (chat_template.py).
+    """
+
+    def __init__(self, vocabulary: Vocabulary, chat_template: str | None = None):
         self.vocabulary = vocabulary
+        self.chat_template = chat_template
         self.kind = vocabulary.kind
         self.special_tokens = dict(vocabulary.special)
         self.eot_id = vocabulary.special.get(EOT)
@@ -64,6 +68,10 @@ class Tokenizer:
     def bytes_only(cls) -> Tokenizer:
         """256 bytes, each its own value as id, and end-of-text as 256."""
         return cls(Vocabulary("bpe", {bytes([byte]): byte for byte in range(256)}, {EOT: 256}, pairs=()))
+
+    def with_template(self, source: str | None) -> Tokenizer:
+        """The same vocabulary with another chat template, which its files will carry; None: with none."""
+        return Tokenizer(self.vocabulary, source)
 
     @property
     def hash(self) -> str:
@@ -131,8 +139,8 @@ class Tokenizer:
             )
         return self.vocabulary.always | names
 
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[Vocabulary]]:
-        return Tokenizer, (self.vocabulary,)
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[Vocabulary, str | None]]:
+        return Tokenizer, (self.vocabulary, self.chat_template)
 
     def __repr__(self) -> str:
         return f"<Tokenizer {self.kind}, {self.vocab_size} ids, {self.hash[:12]}>"
