@@ -17,6 +17,7 @@ from gpt2.runtime import say
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 MASK_BUFFERS = (".attn.bias", ".attn.masked_bias")  # with the dot: c_attn.bias is no buffer
+SCORE = "score.weight"  # a classifier's head, which classifier.py reads
 PREFIXES = ("_orig_mod.", "module.", "transformer.")
 EXTENDED_WEIGHTS = "weights.safetensors"
 PACKED_WEIGHTS = "quantized.safetensors"  # a name that no other reader looks for: it would find random weights
@@ -74,7 +75,7 @@ def fitting(folder: Path, config: GPTConfig, stored: Iterable[tuple[str, S]]) ->
     biases: list[str] = []
     for stored_name, tensor in stored:
         name = plain_name(stored_name)
-        if name.endswith(MASK_BUFFERS) or (name == "lm_head.weight" and config.tie_head):
+        if name.endswith(MASK_BUFFERS) or name == SCORE or (name == "lm_head.weight" and config.tie_head):
             continue
         if name not in expected:
             if config.bias or not name.endswith(".bias"):

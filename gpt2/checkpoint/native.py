@@ -60,8 +60,12 @@ def write_folder(
     state: Mapping[str, Tensor],
     tokenizer: Tokenizer | None,
     notes: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model folder from our names and orientation; each file is replaced atomically, config.json last."""
+    """Write a model folder from our names and orientation; each file is replaced atomically, config.json last.
+
+    `settings` are further keys of config.json, or other values for its own.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +81,8 @@ def write_folder(
     generation = {"bos_token_id": eot_id, "eos_token_id": eot_id, "do_sample": True}
     atomic.write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
     atomic.write_text(folder / "README.md", model_card(config, notes or {}))
-    atomic.write_text(folder / "config.json", json.dumps(config_to_hf(config, eot_id), indent=2) + "\n")
+    values = config_to_hf(config, eot_id) | dict(settings or {})
+    atomic.write_text(folder / "config.json", json.dumps(values, indent=2) + "\n")
     for stale in (other, PACKED_WEIGHTS):  # of a model that was here before
         (folder / stale).unlink(missing_ok=True)
 
@@ -103,7 +108,7 @@ def hf_tensors(config: GPTConfig, state: Mapping[str, Tensor]) -> Iterator[tuple
         if name in ("wte.weight", "lm_head.weight", "lm_head.bias"):
             tensor = tensor[: config.vocab_size]
         stored = tensor.T if name.endswith(CONV1D) else tensor
-        prefix = "" if name.startswith("lm_head.") else "transformer."
+        prefix = "" if name.startswith(("lm_head.", "score.")) else "transformer."
         yield prefix + name, stored.contiguous().cpu()
         if not config.bias and name.endswith(".weight") and (".ln_" in f".{name}" or name.endswith(CONV1D)):
             yield prefix + name.removesuffix("weight") + "bias", torch.zeros(tensor.shape[0])
