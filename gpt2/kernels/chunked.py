@@ -28,8 +28,8 @@ def loss_only(
 class ChunkedHeadLoss(torch.autograd.Function):
     """hidden (N, C), head (V, C), targets (N) -> sum of losses, float32; the gradient is made in forward.
 
-    float32 logits exist for `rows` tokens at a time; the head's gradient is summed in float32 over the parts. Rows of
-    head from `vocabulary` on take no part.
+    float32 logits exist for `rows` tokens at a time; the head's gradient, unless it is frozen, is summed in float32
+    over the parts. Rows of head from `vocabulary` on take no part.
     """
 
     @staticmethod
@@ -37,13 +37,15 @@ class ChunkedHeadLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, ignore_index: int, vocabulary: int, rows: int
     ) -> Tensor:
         total = torch.zeros((), device=hidden.device)
-        d_hidden, d_head = torch.empty_like(hidden), torch.zeros_like(head, dtype=torch.float32)
+        d_hidden = torch.empty_like(hidden)
+        d_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for first in range(0, hidden.size(0), rows):
             part = slice(first, first + rows)
             logits = F.linear(hidden[part], head)  # (rows, V)
             total += make_gradient(logits, targets[part], ignore_index, vocabulary)
             torch.mm(logits, head, out=d_hidden[part])
-            d_head += logits.T @ hidden[part]
+            if d_head is not None:
+                d_head += logits.T @ hidden[part]
         ctx.save_for_backward(d_hidden, d_head)
         return total
 
@@ -51,7 +53,8 @@ class ChunkedHeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_head = ctx.saved_tensors
-        return d_hidden * grad, (d_head * grad).to(d_hidden.dtype), None, None, None, None
+        d_head = None if d_head is None else (d_head * grad).to(d_hidden.dtype)
+        return d_hidden * grad, d_head, None, None, None, None
 
 
 def make_gradient(logits: Tensor, targets: Tensor, ignore_index: int, vocabulary: int) -> Tensor:

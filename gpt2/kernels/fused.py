@@ -25,19 +25,21 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.shape, ctx.has_bias = x.shape, bias is not None
         return matmul.forwards(rows_of(x), weight, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        rows, grad = rows_of(x), rows_of(grad)
-        (spare,) = workspaces(matmul.spare_shape(grad, rows))
-        d_bias = grad.sum(0) if ctx.has_bias else None
-        d_weight = matmul.weight_gradient(grad, rows, spare) if ctx.needs_input_grad[1] else None
-        return matmul.backwards(grad, weight).view(x.shape), d_weight, d_bias
+        grad, d_weight = rows_of(grad), None
+        if x is not None:
+            rows = rows_of(x)
+            (spare,) = workspaces(matmul.spare_shape(grad, rows))
+            d_weight = matmul.weight_gradient(grad, rows, spare)
+        d_bias = grad.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
+        return matmul.backwards(grad, weight).view(ctx.shape), d_weight, d_bias
 
 
 class Gelu(torch.autograd.Function):
@@ -155,7 +157,7 @@ class HeadLoss(torch.autograd.Function):
     """hidden (N, C), head (V, C), bias (V) or None, targets (N) -> sum of the losses, float32.
 
     The gradient is made in forward, HEAD_ROWS tokens at a time: their logits become their gradient where they lie, and
-    the products with it follow at once. Rows of head from `vocabulary` on are memory's padding.
+    the products with it follow at once, none for a head that is frozen. Rows of head from `vocabulary` on are padding.
     """
 
     @staticmethod
@@ -163,8 +165,9 @@ class HeadLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int, vocabulary: int
     ) -> Tensor:
         losses = torch.empty(hidden.size(0))
-        d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head)
-        d_bias = None if bias is None else torch.zeros(bias.shape)
+        _, trained, trained_bias, *_ = ctx.needs_input_grad
+        d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head) if trained else None
+        d_bias = torch.zeros(bias.shape) if bias is not None and trained_bias else None
         for first in range(0, hidden.size(0), HEAD_ROWS):
             part = slice(first, first + HEAD_ROWS)
             rows = hidden[part]
@@ -172,7 +175,8 @@ class HeadLoss(torch.autograd.Function):
             matmul.forwards(rows, head, bias, out=logits)  # (rows, V)
             bf16.cross_entropy(bits(logits), vocabulary, targets[part].numpy(), losses[part].numpy(), ignore_index)
             matmul.backwards(logits, head, out=d_hidden[part])
-            matmul.weight_gradient(logits, rows, spare, out=d_head, add=first > 0)
+            if d_head is not None:
+                matmul.weight_gradient(logits, rows, spare, out=d_head, add=first > 0)
             if d_bias is not None:
                 d_bias += logits.sum(0, dtype=torch.float32)
         ctx.save_for_backward(d_hidden, d_head, d_bias)
@@ -183,8 +187,9 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_head, d_bias = ctx.saved_tensors
         if d_bias is not None:
-            d_bias = (d_bias * grad).to(d_head.dtype)
-        return d_hidden.mul_(grad), d_head.mul_(grad), d_bias, None, None, None
+            d_bias = (d_bias * grad).to(d_hidden.dtype)
+        d_head = None if d_head is None else d_head.mul_(grad)
+        return d_hidden.mul_(grad), d_head, d_bias, None, None, None
 
 
 class Embedding(torch.autograd.Function):

@@ -15,6 +15,7 @@ from gpt2.kernels import flex
 from gpt2.kernels.banded import banded_attention
 from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, NARROW, STORED_ATTENTION
 from gpt2.kernels.chunked import ChunkedHeadLoss, loss_only
+from gpt2.kernels.frozen import FrozenLayer, FrozenProduct, Matrix
 from gpt2.kernels.patterns import DENSE, Pattern, fold, masked_attention, unfold
 from gpt2.runtime import say
 
@@ -39,6 +40,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def frozen_linear(x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
+    """`linear` with a matrix that is not trained."""
+    if isinstance(weight, Tensor):
+        return linear(x, weight, bias)
+    out: Tensor = FrozenProduct.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+def lora_linear(x: Tensor, layer: FrozenLayer) -> Tensor:
+    """x (..., C) @ (weight (F, C) + scale B A)' + bias (F), without its low rank where the layer has none."""
+    weight, bias, low = layer
+    if low is None:
+        return frozen_linear(x, weight, bias)
+    if min(weight.shape) >= NARROW and fusible(x):
+        from gpt2.kernels import lora
+
+        out: Tensor = lora.Linear.apply(x, layer, low.A, low.B)  # type: ignore[no-untyped-call]
+        return out
+    narrow = F.linear(x, low.A.to(x.dtype))  # (..., r)
+    return torch.add(frozen_linear(x, weight, bias), F.linear(narrow, low.B.to(x.dtype)), alpha=low.scale)
+
+
 def norm_linear(x: Tensor, norm: torch.nn.LayerNorm, layer: torch.nn.Linear, pieces: int) -> tuple[Tensor, ...]:
     """layer(norm(x)) cut into `pieces` along its last dimension."""
     if fusible(x):
@@ -49,6 +72,32 @@ def norm_linear(x: Tensor, norm: torch.nn.LayerNorm, layer: torch.nn.Linear, pie
         )
         return fused
     return F.linear(plain_norm(x, norm), layer.weight, layer.bias).chunk(pieces, dim=-1)
+
+
+def norm_lora(x: Tensor, norm: torch.nn.LayerNorm, layer: FrozenLayer, pieces: int) -> tuple[Tensor, ...]:
+    """lora_linear(norm(x)) cut into `pieces` along its last dimension; the norm is frozen too."""
+    if fusible(x):
+        from gpt2.kernels import lora
+
+        frozen_norm = norm.weight, norm.bias, norm.eps
+        fused: tuple[Tensor, ...] = lora.NormLinear.apply(  # type: ignore[no-untyped-call]
+            x, frozen_norm, layer, pieces, *layer.factors
+        )
+        return fused
+    return lora_linear(plain_norm(x, norm), layer).chunk(pieces, dim=-1)
+
+
+def norm_mlp_lora(x: Tensor, norm: torch.nn.LayerNorm, up: FrozenLayer, down: FrozenLayer) -> Tensor:
+    """`norm_mlp` of a frozen norm and layers, low rank beside one of these or both."""
+    if fusible(x):
+        from gpt2.kernels import lora
+
+        frozen_norm = norm.weight, norm.bias, norm.eps
+        out: Tensor = lora.NormMlp.apply(  # type: ignore[no-untyped-call]
+            x, frozen_norm, up, down, *up.factors, *down.factors
+        )
+        return out
+    return lora_linear(gelu(lora_linear(plain_norm(x, norm), up)), down)
 
 
 def norm_mlp(x: Tensor, norm: torch.nn.LayerNorm, up: torch.nn.Linear, down: torch.nn.Linear) -> Tensor:
