@@ -28,6 +28,7 @@ from gpt2.train.fused_weights import FusedWeights, make_optimizer, make_weights
 from gpt2.train.guard import Guard
 from gpt2.train.loop import Run, TrainState
 from gpt2.train.mesh_weights import MeshWeights
+from gpt2.train.settings import RunSettings
 from gpt2.train.weights import Weights
 
 
@@ -117,14 +118,18 @@ def build_run(config: TrainConfig, corpus: Corpus, place: Place) -> Run:
 
 
 def build_weights(config: TrainConfig, place: Place) -> Weights:
-    """The same weights in all processes, then laid out on their mesh if there is one."""
+    """The same weights in all processes: new ones, or those to continue from."""
     model = GPT(config.model) if config.init is None else load_module(Path(config.init), config.model)
+    return lay_out(model, config, place, (config.max_steps or 1) * config.batch_tokens)
+
+
+def lay_out(model: GPT, config: RunSettings, place: Place, tokens: float) -> Weights:
+    """A model's weights on this process's device, or on the mesh if there is one, for a run over so many tokens."""
     dtype: torch.dtype = getattr(torch, config.dtype)
 
     def compile_model(model: GPT) -> None:
         peak = hardware.device_peak(place.device, config.dtype)
-        tokens = (config.max_steps or 1) * config.batch_tokens / place.ranks.world_size
-        compile_blocks(model, config.compile, place.device, peak, tokens)
+        compile_blocks(model, config.compile, place.device, peak, tokens / place.ranks.world_size)
 
     if place.mesh is None:
         weights = make_weights(model.to(place.device), dtype)

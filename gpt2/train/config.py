@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from gpt2 import config as settings
 from gpt2.config import setting
@@ -50,6 +50,8 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """What `gpt2 train` needs to know. None means: chosen before step 1, by the rule in the field's line."""
+
+    command: ClassVar[str] = "train"
 
     data: str = setting("", "a folder made by gpt2 prepare, or nanoGPT's train.bin and val.bin")
     mixture: tuple[str, ...] = setting((), "train on FOLDER=WEIGHT,... instead; --data still gives val and tokenizer")

@@ -13,12 +13,13 @@ from torch import Tensor
 
 FUSED = "attn.c_attn"
 PARTS = ("q", "k", "v")
+KINDS = ("weight", "bias")  # what is cut; products beside the matrix (LoRA) are whole
 
 
 def entries(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """A parameter's entries, as views: itself, or `h.0.attn.c_attn.q.weight` and so on for `h.0.attn.c_attn.weight`."""
     before, found, kind = name.rpartition(f".{FUSED}.")
-    if not found or "." in kind:
+    if not found or kind not in KINDS:
         yield name, tensor.detach()
         return
     for part, view in zip(PARTS, tensor.detach().chunk(len(PARTS)), strict=True):

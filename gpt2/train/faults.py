@@ -17,9 +17,9 @@ def disk_error(error: OSError) -> str:
     return f"the disk is full ({error.filename or 'while writing'})" if full else f"a write failed: {error}"
 
 
-def last_good(run: Path) -> str:
-    """For an error's end: where the last good checkpoint is and how to go on from it."""
+def last_good(run: Path, command: str = "train") -> str:
+    """For an error's end: where the last good checkpoint is and how to go on from it, by the command that trains."""
     good = newest_good_step(run) if any(steps(run)) else None
     if good is None:
         return "there is no checkpoint before it"
-    return f"the last good checkpoint is {good}; go on with: gpt2 train --resume {quote(str(run))}"
+    return f"the last good checkpoint is {good}; go on with: gpt2 {command} --resume {quote(str(run))}"

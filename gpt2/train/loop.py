@@ -25,7 +25,7 @@ class TrainState(Habits):
     """Where a run stands. With weights, optimizer, random numbers and the data's cursor it is all of it."""
 
     step: int = 0  # optimizer steps done, skipped ones counted
-    tokens: int = 0  # target tokens trained on, over all ranks
+    tokens: int = 0  # trained on, over all ranks: targets in pre-training, all that was read in fine-tuning
     elapsed: float = 0.0  # seconds of training, over all sessions
     best_val_loss: float = math.inf
     best_step: int = 0
@@ -44,6 +44,7 @@ class Batch:
     targets: Tensor
     segment_ids: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    tokens: int | None = None  # that the model reads, padding left out; None: as many as the objective counts
 
     def part(self, rows: slice, device: str) -> Batch:
         """Some of the rows, on the device."""
@@ -112,7 +113,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did: mean loss over its targets (nats), gradient norm before clipping; over all ranks."""
+    """What one optimizer step did: mean loss over what counts (nats), gradient norm before clipping; over all ranks."""
 
     loss: float
     grad_norm: float
@@ -141,6 +142,7 @@ class Run:
     guard: Guard = KEEP
     objective: Objective = field(default_factory=TokenLoss)
     asked: bool = False  # this process wishes to end: set by signals and hooks
+    ended: str = ""  # why there is nothing to go on with before max_steps, for a person; set alike in all processes
     stopping: bool = False  # all processes have agreed to: the loop ends after this step's hooks
 
 
@@ -174,8 +176,9 @@ def take_step(run: Run) -> StepResult:
     """One optimizer step: micro-batches summed, divided by the true number of targets, clipped, applied."""
     begin = time.perf_counter()
     weights, batch, step = run.weights, run.batches.next(run.state.step), run.state.step + 1
-    (targets,) = run.ranks.total([run.objective.count(batch)])
-    count = max(1, round(targets))
+    mine = run.objective.count(batch)
+    counted, read = run.ranks.total([mine, mine if batch.tokens is None else batch.tokens])
+    count = max(1, round(counted))
     nats, note = backpropagate(run, batch, count)
     weights.unscale()
     mean, norm = run.ranks.total([nats])[0] / count, weights.clip(run.grad_clip)
@@ -190,7 +193,7 @@ def take_step(run: Run) -> StepResult:
         run.optimizer.step(factor, run.state.step / run.max_steps)
         weights.publish()
     rate, seconds = run.optimizer.config.learning_rate * factor, time.perf_counter() - begin
-    return StepResult(mean, norm, rate, count, batch.inputs.size(1), seconds, not taken, note)
+    return StepResult(mean, norm, rate, max(1, round(read)), batch.inputs.size(1), seconds, not taken, note)
 
 
 def backpropagate(run: Run, batch: Batch, count: int) -> tuple[float, str]:

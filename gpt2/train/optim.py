@@ -107,13 +107,16 @@ def wrap_like(parameter: Tensor, own: Tensor) -> Tensor:
 
 
 def sort_parameters(model: GPT) -> dict[str, Named]:
-    """Every parameter once, by what an optimizer does with it: hidden matrices, embeddings, an untied head, vectors."""
+    """Every parameter that is trained, by what an optimizer does with it: hidden matrices, embeddings, heads of their
+    own, vectors."""
     kinds: dict[str, Named] = {"hidden": [], "embedding": [], "head": [], "vector": []}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if parameter.dim() < 2:
             kinds["vector"].append((name, parameter))
         elif name.startswith("h."):
             kinds["hidden"].append((name, parameter))
         else:
-            kinds["head" if name.startswith("lm_head") else "embedding"].append((name, parameter))
+            kinds["embedding" if name.startswith(("wte", "wpe")) else "head"].append((name, parameter))
     return kinds

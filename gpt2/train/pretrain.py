@@ -6,19 +6,15 @@ train_state/), and `best` and `last`, which name one of these.
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from gpt2 import hardware
 from gpt2.checkpoint.find import find_folder
 from gpt2.checkpoint.train_state import read_run_config
-from gpt2.distributed.launch import joined, lost_peer, restarted, take_place
-from gpt2.distributed.ranks import ToldElsewhere
+from gpt2.distributed.launch import joined, restarted, take_place
 from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
 from gpt2.model.sizes import parameters
@@ -27,18 +23,15 @@ from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.train.build import build_run, check_mesh, resolve, resolve_shape, sizes_of
 from gpt2.train.config import TrainConfig, compose
 from gpt2.train.corpus import Corpus, absolute, open_corpus
-from gpt2.train.faults import disk_error, last_good
-from gpt2.train.guard import BadStep
+from gpt2.train.drive import Finished, drive
 from gpt2.train.hooks import Evaluate, Log, Sample, Stretch
 from gpt2.train.live import Live
 from gpt2.train.lock import alone_in
-from gpt2.train.loop import Run, TrainState, fit
+from gpt2.train.loop import Hook, Run
 from gpt2.train.report import write_report
 from gpt2.train.restore import find_step, identity, restore
-from gpt2.train.save import Save, write_settings
-from gpt2.train.stop import stopping_on_signals
+from gpt2.train.save import Save, whole_model, write_settings
 from gpt2.train.trackers import check_trackers, open_metrics
-from gpt2.train.validate import Validation
 
 # What a resumed run may be told anew: how the same steps are laid out, and what becomes of a leap that stopped it.
 CHANGEABLE = (
@@ -49,16 +42,6 @@ CHANGEABLE = (
 LEAVING = 30.0  # seconds that processes which torchrun replaces may take to end
 
 Sampler = Callable[[GPT, Tokenizer], str]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How a run ended: its folder, where it stands, the last validation, the signal that stopped it early if any."""
-
-    folder: Path
-    state: TrainState
-    validation: Validation | None
-    stopped_by: signal.Signals | None = None
 
 
 def pretrain(
@@ -126,7 +109,7 @@ def resume(
             if step is None:
                 say(f"{out}: no checkpoint yet; starting from step 0")
             else:
-                restore(run, corpus, config, step)
+                restore(run, identity(corpus), config, step)
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
             return train_run(config, corpus, run, sampler, quiet)
 
@@ -155,49 +138,19 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
     describe(config, run, corpus, quiet)
     metrics = open_metrics(config, run.state.step, run.ranks)
     peak = hardware.device_peak(config.device, config.dtype)
-    with Live(run, peak, quiet, config.ramp.tokens_before) as live, stopping_on_signals(run) as request:
-        evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens)
-        save = Save(out, config, corpus.tokenizer, evaluate, {"Trained on": config.data}, identity(corpus))
-        hooks: list[Any] = [live, Stretch(config), Log(metrics, live, config.log_every), evaluate]
-        if sampler and corpus.tokenizer:
-            tokenizer = corpus.tokenizer
-            every = config.sample_every or run.max_steps
-            hooks.append(Sample(lambda model: sampler(model, tokenizer), metrics, live, every))
-        try:
-            with explaining(run, out), save:
-                fit(run, [*hooks, save])
-        finally:
-            metrics.close()
-        signals = [number for number in run.ranks.collect(request.signal) if number is not None]
-    if run.state.step < run.max_steps:
-        say(
-            f"stopped after step {run.state.step} of {run.max_steps}; go on with: gpt2 train --resume {quote(str(out))}"
-        )
+    live = Live(run, peak, quiet, config.ramp.tokens_before)
+    evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens)
+    hooks: list[Hook] = [live, Stretch(config), Log(metrics, live, config.log_every), evaluate]
+    if sampler and corpus.tokenizer:
+        tokenizer = corpus.tokenizer
+        every = config.sample_every or run.max_steps
+        hooks.append(Sample(lambda model: sampler(model, tokenizer), metrics, live, every))
+    writer = whole_model(run.weights.master.config, corpus.tokenizer)
+    save = Save(out, config, writer, evaluate, {"Trained on": config.data}, identity(corpus))
+    stopped_by = drive(run, config, live, hooks, save, metrics)
     if run.ranks.is_main:
         write_report(out, config)
-    return Finished(out, run.state, evaluate.latest, next(iter(signals), None))
-
-
-@contextmanager
-def explaining(run: Run, out: Path) -> Iterator[None]:
-    """The loop's errors as the user's, with the last good checkpoint. What befalls all processes the main one tells."""
-    try:
-        yield
-    except BadStep as error:
-        raise told_once(run, out, f"{error}; training stopped", type(error)) from error
-    except OSError as error:
-        where = f"process {run.ranks.rank}, " if run.ranks.world_size > 1 else ""
-        raise UserError(f"{where}step {run.state.step}: {disk_error(error)}; {last_good(out)}") from error
-    except RuntimeError as error:
-        if run.ranks.world_size == 1 or not lost_peer(error):
-            raise
-        gone = f"step {run.state.step + 1}: another process is gone; what it said, or torchrun's report, tells why"
-        raise told_once(run, out, gone) from error
-
-
-def told_once(run: Run, out: Path, fault: str, kind: type[UserError] = UserError) -> UserError:
-    """The fault and the way out in the main process, a silent end in the others."""
-    return kind(f"{fault}; {last_good(out)}") if run.ranks.is_main else ToldElsewhere("the main process says why")
+    return Finished(out, run.state, evaluate.latest, stopped_by)
 
 
 def describe(config: TrainConfig, run: Run, corpus: Corpus, quiet: bool) -> None:

@@ -14,11 +14,11 @@ from gpt2.data.shards import Split
 from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
 from gpt2.runtime import say, seed_everything
-from gpt2.train.config import TrainConfig
 from gpt2.train.corpus import Corpus
 from gpt2.train.loop import Run, TrainState
 from gpt2.train.rng import restore_random
 from gpt2.train.save import OPTIMIZER
+from gpt2.train.settings import RunSettings
 
 SAMPLED = 64  # blocks of a split that its hash reads: enough to tell other text, and quick on any length
 BLOCK = 1024  # tokens
@@ -33,17 +33,17 @@ def find_step(out: Path, ranks: Ranks = ALONE) -> Path | None:
     return ranks.share(step)
 
 
-def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
+def restore(run: Run, reads: dict[str, Any], config: RunSettings, step: Path) -> None:
     """Put a checkpoint's weights, optimizer, random numbers and data cursor into a fresh run.
 
-    Raises UserError where the data or the tokenizer are others than those of the checkpoint.
+    `reads` says what the run reads now (`identity`); UserError where it is not what the checkpoint's run read.
     """
     from gpt2.checkpoint import sharded
 
     numbers = read_numbers(step)
     if "data" not in numbers:
         raise UserError(f"{step}: written by an older version; start a new run from its model with --init {step}")
-    refuse_other_data(step, numbers["data"], identity(corpus), config.data)
+    refuse_other_data(step, numbers["data"], reads, config)
     weights = {WEIGHTS + name: tensor for name, tensor in run.weights.tensors().items()}
     optimizer = {OPTIMIZER + name: tensor for name, tensor in run.optimizer.tensors().items()}
     sharded.load(weights | optimizer, step / STATE)
@@ -57,7 +57,7 @@ def restore(run: Run, corpus: Corpus, config: TrainConfig, step: Path) -> None:
         warn_of_changes(run, numbers)
 
 
-def restore_dice(run: Run, config: TrainConfig, step: Path) -> None:
+def restore_dice(run: Run, config: RunSettings, step: Path) -> None:
     """The random numbers of this process's rows, or new ones where there were fewer groups of rows."""
     from gpt2.checkpoint import sharded
 
@@ -101,12 +101,13 @@ def split_hash(split: Split) -> str:
     return digest.hexdigest()
 
 
-def refuse_other_data(step: Path, before: dict[str, Any], now: dict[str, Any], data: str) -> None:
+def refuse_other_data(step: Path, before: dict[str, Any], now: dict[str, Any], config: RunSettings) -> None:
     """UserError that names what has changed."""
-    words = {"train": "the training text", "val": "the held-out text", "tokenizer": "the tokenizer"}
+    words = {"train": "the training text", "val": "the held-out text", "tokenizer": "the tokenizer", "base": "the base"}
+    anew = "init" if config.command == "train" else "model"
     changed = [words.get(name, name) for name in now | before if before.get(name) != now.get(name)]
     if changed:
         raise UserError(
-            f"{data}: {' and '.join(changed)} changed since {step} was written; prepare the data as it was, or start "
-            f"a new run from that model with --init {step}"
+            f"{config.data}: {' and '.join(changed)} changed since {step} was written; prepare the data as it was, or "
+            f"start a new run from that model with --{anew} {step}"
         )

@@ -7,11 +7,11 @@ without.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,17 +25,40 @@ from gpt2.checkpoint.together import Group, new_group, rank_in
 from gpt2.checkpoint.train_state import WEIGHTS, Step, prune, save_step
 from gpt2.distributed.ranks import ToldElsewhere
 from gpt2.errors import UserError
+from gpt2.model.config import GPTConfig
 from gpt2.runtime import say
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.train.background import Background
-from gpt2.train.config import TrainConfig
 from gpt2.train.entries import join
 from gpt2.train.faults import disk_error, last_good
-from gpt2.train.hooks import Evaluate
 from gpt2.train.loop import Run, StepResult
 from gpt2.train.rng import random_tensors
+from gpt2.train.settings import RunSettings
 
 OPTIMIZER = "optimizer."
+
+# (folder, parameters by name, facts for its card): makes a step's folder one that can be written with
+ModelWriter = Callable[[Path, Mapping[str, Tensor], Mapping[str, Any]], None]
+
+
+class Found(Protocol):
+    """What a validation found, nats each."""
+
+    @property
+    def loss(self) -> float: ...
+    @property
+    def start_loss(self) -> float:
+        """Over what all validations of the run read: it says which of them is the best."""
+        ...
+
+
+class Judge(Protocol):
+    """The hook that validates, before this one."""
+
+    @property
+    def latest(self) -> Found | None: ...
+    @property
+    def latest_step(self) -> int: ...
 
 
 @dataclass
@@ -47,9 +70,9 @@ class Save:
     """
 
     folder: Path
-    config: TrainConfig
-    tokenizer: Tokenizer | None
-    evaluate: Evaluate
+    config: RunSettings
+    writer: ModelWriter
+    evaluate: Judge
     notes: dict[str, Any]
     identity: dict[str, Any]
     thread: Background = field(default_factory=Background)
@@ -94,7 +117,8 @@ class Save:
         if isinstance(error, OSError):
             if rank_in(self.group) > 0:
                 raise ToldElsewhere("the main process says why") from error
-            raise UserError(f"step {self.latest}: {disk_error(error)}; {last_good(self.folder)}") from error
+            way_out = last_good(self.folder, self.config.command)
+            raise UserError(f"step {self.latest}: {disk_error(error)}; {way_out}") from error
         if error is not None:
             raise error
 
@@ -150,16 +174,24 @@ class Save:
         }
 
     def model_writer(self, run: Run) -> Any:
-        """What makes the step a model folder, later, without a look at the run."""
-        config = run.weights.master.config
+        """What makes the step a folder to write with, later, without a look at the run."""
         notes = {"Training step": f"{run.state.step:,} of {run.max_steps:,}", **self.notes}
         if self.evaluate.latest is not None:
             notes["Validation loss"] = f"{self.evaluate.latest.loss:.4f} nats per token"
 
         def write(folder: Path, weights: Mapping[str, Tensor]) -> None:
-            write_folder(folder, config, join(weights), self.tokenizer, notes)
+            self.writer(folder, join(weights), notes)
 
         return write
+
+
+def whole_model(config: GPTConfig, tokenizer: Tokenizer | None) -> ModelWriter:
+    """Makes a step a model folder."""
+
+    def write(folder: Path, weights: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        write_folder(folder, config, weights, tokenizer, notes)
+
+    return write
 
 
 def tensors_of(run: Run) -> dict[str, Tensor]:
@@ -171,8 +203,9 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
     return weights | optimizer | dice
 
 
-def write_settings(folder: Path, config: TrainConfig) -> None:
+def write_settings(folder: Path, config: RunSettings) -> None:
     """The run's folder with its resolved config.toml, which makes it one that can be resumed."""
     folder.mkdir(parents=True, exist_ok=True)
-    header = f"# Resolved settings of this run. Resume with: gpt2 train --resume {quote(str(folder))}\n"
+    resume = f"gpt2 {config.command} --resume {quote(str(folder))}"
+    header = f"# Resolved settings of this run. Resume with: {resume}\n"
     atomic.write_text(folder / "config.toml", header + settings.dump_toml(settings.to_tree(config)))

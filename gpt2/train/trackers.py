@@ -20,14 +20,14 @@ from gpt2 import config as settings
 from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
 from gpt2.runtime import say
-from gpt2.train.config import TrainConfig
 from gpt2.train.metrics import NAME, MetricsFile, Tracker, is_number, parse
+from gpt2.train.settings import RunSettings
 
 MOST_WAITING = 10_000  # lines, while a tracker is slow
 CLOSE_SECONDS = 20.0  # a run that was told to stop has 30
 
 
-def check_trackers(config: TrainConfig) -> None:
+def check_trackers(config: RunSettings) -> None:
     """UserError where a tracker that was asked for is not installed, or would have to ask the user for a key."""
     for name, wanted in (("tensorboard", config.tensorboard), ("wandb", config.wandb)):
         if wanted and not installed(name):
@@ -54,14 +54,14 @@ def has_key() -> bool:
         return True
 
 
-def open_metrics(config: TrainConfig, resume_step: int = 0, ranks: Ranks = ALONE) -> MetricsFile:
+def open_metrics(config: RunSettings, resume_step: int = 0, ranks: Ranks = ALONE) -> MetricsFile:
     """The run's metrics.jsonl with the trackers that the config names; in all processes but the main one, nothing."""
     if not ranks.is_main:
         return MetricsFile(None)
     return MetricsFile(Path(config.out), resume_step, open_trackers(config, resume_step))
 
 
-def open_trackers(config: TrainConfig, resume_step: int) -> list[Tracker]:
+def open_trackers(config: RunSettings, resume_step: int) -> list[Tracker]:
     """Those that the config names, each in its thread."""
     found: list[Tracker] = []
     if config.tensorboard:
@@ -132,7 +132,7 @@ def reason(error: BaseException) -> str:
 class TensorBoard:
     """Events in RUN/tensorboard/: `tensorboard --logdir RUN` shows them. Those after the checkpoint are taken back."""
 
-    def __init__(self, config: TrainConfig, resume_step: int) -> None:
+    def __init__(self, config: RunSettings, resume_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         hush("tensorboard.")
@@ -164,7 +164,7 @@ def hush(package: str) -> None:
 class WeightsAndBiases:
     """One run of the project, resumed under the same id; steps that it has had in full are not sent again."""
 
-    def __init__(self, config: TrainConfig, reached: int) -> None:
+    def __init__(self, config: RunSettings, reached: int) -> None:
         import wandb
 
         out = Path(config.out)

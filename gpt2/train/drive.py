@@ -1,0 +1,77 @@
+"""From a run's ingredients to its end: the loop with its hooks, and what a person hears whatever ends it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from gpt2.distributed.launch import lost_peer
+from gpt2.distributed.ranks import ToldElsewhere
+from gpt2.errors import UserError
+from gpt2.runtime import say
+from gpt2.train.faults import disk_error, last_good
+from gpt2.train.guard import BadStep
+from gpt2.train.live import Live
+from gpt2.train.loop import Hook, Run, TrainState, fit
+from gpt2.train.metrics import MetricsFile
+from gpt2.train.save import Found, Save
+from gpt2.train.settings import RunSettings
+from gpt2.train.stop import stopping_on_signals
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended: its folder, where it stands, the last validation, the signal that stopped it early if any."""
+
+    folder: Path
+    state: TrainState
+    validation: Found | None
+    stopped_by: signal.Signals | None = None
+
+
+def drive(
+    run: Run, config: RunSettings, live: Live, hooks: Sequence[Hook], save: Save, metrics: MetricsFile
+) -> signal.Signals | None:
+    """Run the loop with its hooks, saving last; returns the signal that stopped it, if one did."""
+    with live, stopping_on_signals(run) as request:
+        try:
+            with explaining(run, config), save:
+                fit(run, [*hooks, save])
+        finally:
+            metrics.close()
+        signals = [number for number in run.ranks.collect(request.signal) if number is not None]
+    if run.ended:
+        say(run.ended)
+    elif run.state.step < run.max_steps:
+        resume = f"gpt2 {config.command} --resume {quote(config.out)}"
+        say(f"stopped after step {run.state.step} of {run.max_steps}; go on with: {resume}")
+    return next(iter(signals), None)
+
+
+@contextmanager
+def explaining(run: Run, config: RunSettings) -> Iterator[None]:
+    """The loop's errors as the user's, with the last good checkpoint. What befalls all processes the main one tells."""
+    try:
+        yield
+    except BadStep as error:
+        raise told_once(run, config, f"{error}; training stopped", type(error)) from error
+    except OSError as error:
+        where = f"process {run.ranks.rank}, " if run.ranks.world_size > 1 else ""
+        way_out = last_good(Path(config.out), config.command)
+        raise UserError(f"{where}step {run.state.step}: {disk_error(error)}; {way_out}") from error
+    except RuntimeError as error:
+        if run.ranks.world_size == 1 or not lost_peer(error):
+            raise
+        gone = f"step {run.state.step + 1}: another process is gone; what it said, or torchrun's report, tells why"
+        raise told_once(run, config, gone) from error
+
+
+def told_once(run: Run, config: RunSettings, fault: str, kind: type[UserError] = UserError) -> UserError:
+    """The fault and the way out in the main process, a silent end in the others."""
+    if not run.ranks.is_main:
+        return ToldElsewhere("the main process says why")
+    return kind(f"{fault}; {last_good(Path(config.out), config.command)}")
