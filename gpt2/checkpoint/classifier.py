@@ -37,7 +37,10 @@ class Classifier:
     module: GPT
 
     def logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Token ids of texts (N) -> (N, labels), float32 on the processor. UserError where a text is empty or too long."""
+        """Token ids of texts (N) -> (N, labels), float32, on the processor.
+
+        UserError where a text is empty or longer than the context.
+        """
         import torch
 
         from gpt2.model.heads import last_logits

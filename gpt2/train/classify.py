@@ -7,7 +7,6 @@ the weight means the same for short texts and long ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt2.data.examples import Encoded, ExampleSet
+from gpt2.data.encoded import Encodings
+from gpt2.data.examples import ExampleSet
 from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
 from gpt2.model.heads import add_head, label_logits, last_logits
@@ -66,20 +66,26 @@ def build_classifier(model: GPT, examples: ExampleSet, lm_weight: float = LM_WEI
     """Hang a head for the examples' labels onto the model (a frozen base must be frozen already); returns its loss."""
     check_labels(examples)
     add_head(model, len(examples.labels))
-    learned = [int(example.wanted.sum()) for example in texts_of(examples)]
-    return LabelLoss(lm_weight, max(1.0, float(np.mean(learned))))
+    return LabelLoss(lm_weight, tokens_per_text(texts_of(examples)))
 
 
-def texts_of(examples: ExampleSet) -> list[Encoded]:
+def texts_of(examples: ExampleSet) -> Encodings:
     """The examples of a set of kind `label`."""
-    return [example for example in examples.examples if isinstance(example, Encoded)]
+    assert isinstance(examples.examples, Encodings)
+    return examples.examples
+
+
+def tokens_per_text(texts: Encodings) -> float:
+    """Tokens that the language model learns of a text, on average; at least 1."""
+    before = np.concatenate([[0], np.cumsum(texts.wanted)])
+    return max(1.0, float((before[texts.ends] - before[texts.starts]).mean()))
 
 
 def check_labels(train: ExampleSet, held_out: ExampleSet | None = None) -> None:
     """UserError where there is nothing to tell apart, or a label would be asked for that no training text has."""
     if len(train.labels) < 2:
         raise UserError(f"labels: there is only '{''.join(train.labels)}'; a classifier needs at least two")
-    seen = {example.label for example in texts_of(train)}
+    seen = set(texts_of(train).labels.tolist())
     for number, label in enumerate(train.labels):
         if number not in seen:
             raise UserError(
@@ -92,16 +98,17 @@ def check_labels(train: ExampleSet, held_out: ExampleSet | None = None) -> None:
 
 
 @torch.no_grad()
-def predict(model: GPT, examples: Sequence[Encoded], device: str = "cpu") -> NDArray[np.int64]:
-    """The likeliest label's number for each text (N)."""
+def predict(model: GPT, texts: Encodings, device: str = "cpu") -> NDArray[np.int64]:
+    """The likeliest label's number for each text (n)."""
     was_training = model.training
     model.eval()
-    found = np.empty(len(examples), np.int64)
-    for numbers in by_length([len(example.ids) for example in examples], PREDICTED_TOKENS):
-        lengths = torch.tensor([len(examples[number].ids) for number in numbers])
-        ids = torch.zeros(len(numbers), int(lengths.max()), dtype=torch.long)
+    found = np.empty(len(texts), np.int64)
+    for numbers in by_length(texts.positions, PREDICTED_TOKENS):
+        lengths = texts.positions[numbers]
+        ids = np.zeros((len(numbers), lengths.max()), np.int64)
         for row, number in enumerate(numbers):
-            ids[row, : lengths[row]] = torch.from_numpy(examples[number].ids.astype(np.int64))
-        found[numbers] = last_logits(model, ids.to(device), lengths.to(device)).argmax(1).cpu().numpy()
+            ids[row, : lengths[row]] = texts[number].ids[:-1]
+        logits = last_logits(model, torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device))
+        found[numbers] = logits.argmax(1).cpu().numpy()
     model.train(was_training)
     return found

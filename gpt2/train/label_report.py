@@ -62,12 +62,12 @@ def report_labels(
 
 def labels_of(examples: ExampleSet) -> NDArray[np.int64]:
     """The label numbers (n)."""
-    return np.array([example.label for example in texts_of(examples)], np.int64)
+    return texts_of(examples).labels.astype(np.int64)
 
 
 def written(examples: ExampleSet, tokenizer: Tokenizer) -> list[str]:
     """The texts that the tokens stand for."""
-    return [tokenizer.decode(example.ids.tolist()) for example in texts_of(examples)]
+    return [tokenizer.decode(example.ids[:-1].tolist()) for example in texts_of(examples)]
 
 
 def bag_of_words(train: Sequence[str], labels: NDArray[np.int64], held_out: Sequence[str]) -> NDArray[np.int64] | None:

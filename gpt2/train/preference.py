@@ -7,7 +7,7 @@ is computed once, before the first step, and kept in a file beside the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gpt2 import atomic
-from gpt2.data.examples import Pair
+from gpt2.data.encoded import Pair, Pairs
 from gpt2.data.packing import fill_row
 from gpt2.model.config import IGNORE_INDEX
 from gpt2.train.by_length import by_length
@@ -85,7 +85,7 @@ def token_nats(worker: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
         logits: Tensor = worker.head(hidden)  # type: ignore[operator]
         return F.cross_entropy(logits.float(), targets, reduction="none")
 
-    parts = zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+    parts = zip(torch.split(hidden, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True)
     return torch.cat([checkpoint(nats, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
@@ -94,22 +94,17 @@ def fill_pair(pair: Pair, room: int) -> tuple[NDArray[np.int64], NDArray[np.int6
     return fill_row([pair.chosen, pair.rejected], room)
 
 
-def pair_length(pair: Pair) -> int:
-    """Tokens of a pair's row."""
-    return len(pair.chosen.ids) + len(pair.rejected.ids)
-
-
 @torch.no_grad()
-def reference_margins(model: nn.Module, pairs: Sequence[Pair], device: str = "cpu") -> NDArray[np.float32]:
+def reference_margins(model: nn.Module, pairs: Pairs, device: str = "cpu") -> NDArray[np.float32]:
     """How much the model as it is now prefers each pair's chosen answer, nats (n,): one pass over the pairs."""
     was_training = model.training
     model.eval()
     found = np.empty(len(pairs), np.float32)
-    for numbers in by_length([pair_length(pair) for pair in pairs], REFERENCE_TOKENS):
-        room = max(pair_length(pairs[number]) for number in numbers)
+    for numbers in by_length(pairs.positions, REFERENCE_TOKENS):
+        room = int(pairs.positions[numbers].max())
         rows = [fill_pair(pairs[number], room) for number in numbers]
-        tensors = [torch.from_numpy(np.stack(part)).to(device, torch.long) for part in zip(*rows, strict=True)]
-        found[numbers] = margins(model, Batch(*tensors)).cpu().numpy()
+        inputs, targets, segments = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*rows, strict=True))
+        found[numbers] = margins(model, Batch(inputs, targets, segments)).cpu().numpy()
     model.train(was_training)
     return found
 
