@@ -242,9 +242,9 @@ def test_many_missing_tensors_are_counted(tmp_path: Path) -> None:
 
 def test_unexpected_tensors_are_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_model(tmp_path)
-    rewrite(tmp_path, lambda tensors: tensors | {"score.weight": torch.zeros(2, 32)})
+    rewrite(tmp_path, lambda tensors: tensors | {"summary.weight": torch.zeros(2, 32)})
     assert same(load(tmp_path), make())
-    assert "ignored tensors that are no part of the model: score.weight" in capsys.readouterr().err
+    assert "ignored tensors that are no part of the model: summary.weight" in capsys.readouterr().err
 
 
 def test_biases_of_a_model_without_are_left_out_where_they_are_zero_and_refused_where_not(

@@ -1,0 +1,116 @@
+"""transformers' GPT2ForSequenceClassification and we read a classifier's folder alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpt2.checkpoint.classifier import Classifier, is_classifier, read_classifier, write_classifier
+from gpt2.checkpoint.hf_config import read_config
+from gpt2.checkpoint.native import load_module
+from gpt2.errors import UserError
+from gpt2.model.heads import add_head
+from tests.tiny_models import BYTES, make, state_of, write_model
+
+LABELS = ("austen", "carroll", "chesterton")
+TEXTS = [list(b"It is a truth"), list(b"Oh dear!"), list(b"x"), list(b"universally acknowledged")]
+
+
+def written(folder: Path, **changes: Any) -> Classifier:
+    """A classifier with random weights, written to the folder."""
+    model = make(**changes)
+    add_head(model, len(LABELS))
+    write_classifier(folder, model.config, state_of(model), LABELS, BYTES)
+    return Classifier(LABELS, model)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_head": False}, {"bias": False}, {"activation": "gelu_erf"}])
+def test_transformers_gives_the_same_logits(tmp_path: Path, changes: dict[str, Any]) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = written(tmp_path, **changes).logits(TEXTS)
+    theirs, report = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert [theirs.config.id2label[number] for number in range(3)] == list(LABELS)
+    alone = torch.cat([theirs(torch.tensor([text])).logits for text in TEXTS])
+    torch.testing.assert_close(ours, alone, rtol=0, atol=1e-5)
+
+
+def test_padding_by_end_of_text_does_not_move_the_place_that_is_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = written(tmp_path).logits(TEXTS)
+    theirs = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path)
+    assert theirs.config.pad_token_id == BYTES.eot_id
+    padded = torch.full((len(TEXTS), 30), BYTES.eot_id)
+    for row, text in enumerate(TEXTS):
+        padded[row, : len(text)] = torch.tensor(text)
+    torch.testing.assert_close(theirs(padded).logits, ours, rtol=0, atol=1e-5)
+
+
+def test_a_folder_comes_back_as_it_was(tmp_path: Path) -> None:
+    ours = written(tmp_path)
+    back = read_classifier(tmp_path)
+    assert back.labels == LABELS
+    assert torch.equal(back.logits(TEXTS), ours.logits(TEXTS))
+
+
+def test_a_model_beyond_transformers_comes_back_too_and_its_classes_refuse_it(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = written(tmp_path, attention_pattern=("dense", "banded"), band_width=4)
+    assert torch.equal(read_classifier(tmp_path).logits(TEXTS), ours.logits(TEXTS))
+    assert is_classifier(tmp_path)
+    with pytest.raises(OSError):
+        transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_what_transformers_saved_is_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    written(tmp_path / "ours")
+    theirs = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert is_classifier(tmp_path / "theirs")
+    back = read_classifier(tmp_path / "theirs")
+    assert back.labels == LABELS
+    torch.testing.assert_close(back.logits(TEXTS), read_classifier(tmp_path / "ours").logits(TEXTS))
+
+
+def test_texts_in_one_batch_or_many_have_the_same_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = written(tmp_path)
+    together = ours.logits(TEXTS)
+    monkeypatch.setattr("gpt2.checkpoint.classifier.BATCH_TOKENS", 14)
+    torch.testing.assert_close(ours.logits(TEXTS), together)
+
+
+def test_a_classifier_is_a_language_model_still(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = written(tmp_path)
+    module = load_module(tmp_path, read_config(tmp_path))
+    ids = torch.tensor([TEXTS[0]])
+    assert torch.equal(module(ids), ours.module(ids))
+    assert "ignored" not in capsys.readouterr().err
+
+
+def test_what_is_no_classifier_is_refused_in_one_line(tmp_path: Path) -> None:
+    write_model(tmp_path / "plain")
+    assert not is_classifier(tmp_path / "plain") and not is_classifier(tmp_path)
+    with pytest.raises(UserError, match="no classifier, it has no score"):
+        read_classifier(tmp_path / "plain")
+    written(tmp_path / "wrong")
+    config = tmp_path / "wrong" / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"id2label": {"0": "a", "1": "b"}}))
+    with pytest.raises(UserError, match="has 2 labels and width 32"):
+        read_classifier(tmp_path / "wrong")
+    config.write_text(json.dumps(values | {"id2label": {"0": "a", "2": "b"}}))
+    with pytest.raises(UserError, match="id2label does not name"):
+        read_classifier(tmp_path / "wrong")
+
+
+def test_texts_that_no_label_can_be_read_from_are_refused(tmp_path: Path) -> None:
+    ours = written(tmp_path)
+    with pytest.raises(UserError, match="text 2: empty"):
+        ours.logits([[1], []])
+    with pytest.raises(UserError, match="text 1: 65 tokens do not fit the context of 64"):
+        ours.logits([[1] * 65])
