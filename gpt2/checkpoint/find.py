@@ -9,6 +9,7 @@ from gpt2.errors import UserError
 from gpt2.model.presets import HUB_IDS
 
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "vocab.bpe"]
+MARKS = ("config.json", "adapter_config.json")  # a folder with one of them holds a model, or an adapter for one
 OLD_WEIGHTS = ["pytorch_model*.bin"]  # fetched only where there are no safetensors
 
 
@@ -28,7 +29,7 @@ def find_folder(name: str | Path) -> Path:
 
 def run_step(path: Path) -> Path:
     """The folder itself if it holds a model, else the step that its `best` or `last` names."""
-    if (path / "config.json").is_file():
+    if marked(path):
         return path
     for name in ("best", "last"):
         step = follow(path / name)
@@ -39,14 +40,18 @@ def run_step(path: Path) -> Path:
 
 def holds_model(path: Path) -> bool:
     """Whether `run_step` would find one."""
-    return (path / "config.json").is_file() or any(follow(path / name) for name in ("best", "last"))
+    return marked(path) or any(follow(path / name) for name in ("best", "last"))
 
 
 def follow(link: Path) -> Path | None:
     """Where `best` or `last` points: a link, or a one-line file on systems without links."""
     if link.is_file() and not link.is_symlink():
         link = link.parent / link.read_text(encoding="utf-8").strip()
-    return link.resolve() if (link / "config.json").is_file() else None
+    return link.resolve() if marked(link) else None
+
+
+def marked(folder: Path) -> bool:
+    return any((folder / mark).is_file() for mark in MARKS)
 
 
 def point(link: Path, target: Path) -> None:
