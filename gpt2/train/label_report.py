@@ -78,8 +78,8 @@ def bag_of_words(train: Sequence[str], labels: NDArray[np.int64], held_out: Sequ
         from sklearn.pipeline import make_pipeline
     except ImportError:
         return None
-    # Punctuation marks are words too: a model reads them, so the peer may.
-    words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)
+    # Capitals and punctuation marks are words of their own: a model reads them, so the peer may.
+    words = TfidfVectorizer(lowercase=False, token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)
     model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000))
     found: NDArray[np.int64] = model.fit(train, labels).predict(held_out)
     return found
