@@ -44,7 +44,7 @@ class Pair:
 
 
 class Encodings(Sequence[Encoded]):
-    """Many Encoded in flat arrays: example i is `ids[starts[i]:ends[i]]`. A part of them shares the arrays.
+    """Many Encoded in flat arrays: example i is `ids[starts[i]:ends[i]]`; neighbours may overlap. Parts share arrays.
 
     `ids` uint16 or int32 (tokens,), `wanted` bool (tokens,), `starts` and `ends` int64 (n,), `labels` int32 (n,).
     """
@@ -79,7 +79,9 @@ class Encodings(Sequence[Encoded]):
         if isinstance(row, slice):
             return self.take(np.arange(len(self))[row])
         start, end = self.starts[row], self.ends[row]
-        return Encoded(self.ids[start:end].astype(np.int32), self.wanted[start:end], int(self.labels[row]))
+        wanted = self.wanted[start:end].copy()
+        wanted[0] = False  # whatever it is where it stands: a text's next stretch begins with the last one's end
+        return Encoded(self.ids[start:end].astype(np.int32), wanted, int(self.labels[row]))
 
     def __iter__(self) -> Iterator[Encoded]:
         return (self[row] for row in range(len(self)))

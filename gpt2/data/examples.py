@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2.data.encoded import Encoded, Encodings, Pair, Pairs
+from gpt2.data.example_tokens import Tokens, cut, encode_records, windows
+from gpt2.data.formats import WORDS, Layout, Row, check_layout, read_rows, recognise
+from gpt2.data.permutation import splitmix64
+from gpt2.data.records import Record, RecordReader, unread
+from gpt2.data.shapes import Shape, find_shape
+from gpt2.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
 
-__all__ = ["Encoded", "Encodings", "ExampleSet", "Pair", "Pairs", "ReadOptions", "preview", "read_examples"]
+__all__ = [
+    "Encoded",
+    "Encodings",
+    "ExampleSet",
+    "Pair",
+    "Pairs",
+    "ReadOptions",
+    "preview",
+    "read_examples",
+    "split_examples",
+]
 
 Kind = Literal["text", "completion", "label", "preference"]
 Loss = Literal["completion", "all"]
 TooLong = Literal["error", "cut", "skip"]
+KINDS: dict[str, Kind] = {"text": "text", "label": "label", "preference": "preference"}  # other forms: a completion
+FEW_DOCUMENTS = 20  # with fewer a split takes the texts' end
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,17 @@ class ReadOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     template: str | None = None
     labels: tuple[str, ...] | None = None
+
+    def check(self) -> None:
+        """Raise UserError naming the option that cannot be followed."""
+        for name, value, choices in (
+            ("loss", self.loss, get_args(Loss)),
+            ("too-long", self.too_long, get_args(TooLong)),
+        ):
+            if value not in choices:
+                raise UserError(f"{name} {value!r}: unknown{did_you_mean(value, choices)}; choose {', '.join(choices)}")
+        if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
+            raise UserError(f"labels {', '.join(self.labels)}: expected at least two, all different")
 
 
 @dataclass(frozen=True)
@@ -66,6 +97,10 @@ class ExampleSet:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def take(self, rows: NDArray[np.int64]) -> ExampleSet:
+        """The examples of these numbers, in this order."""
+        return replace(self, examples=self.examples.take(rows), keys=self.keys[rows])
+
 
 def read_examples(
     path: str | Path, tokenizer: Tokenizer, context_length: int, options: ReadOptions = ReadOptions()
@@ -76,18 +111,150 @@ def read_examples(
     writes with the model later. Where neither ends or begins with white space, one space goes in front of the
     completion. Raises UserError, with file and line, for what cannot be read or learned.
     """
-    raise NotImplementedError
+    path = Path(path)
+    options.check()
+    layout = recognise(path, options.columns.values()) if options.format == "auto" else check_layout(options.format)
+    rows = read_rows(path, layout)
+    first = next(rows, None)
+    if first is None:
+        raise UserError(f"{path}: no example in it; expected {WORDS[layout]}")
+    shape = find_shape(first.fields, options.columns, f"{path} line {first.line}")
+    kind = KINDS.get(shape.form, "completion")
+    _check_kind(path, kind, options)
+    reader = RecordReader(path, shape, tokenizer, options.template)
+    tokens = encode_records(_records(reader, chain([first], rows), options.labels), tokenizer)
+    labels = _labels(path, tokens, options.labels) if kind == "label" else ()
+    fitted, notes = _fitted(path, tokens, kind, context_length + 1, options.too_long)
+    if not len(fitted.lines):
+        raise UserError(f"{path}: nothing is left to learn ({'; '.join([*_counts(reader), *notes])})")
+    return ExampleSet(
+        kind,
+        _words(layout, shape, reader),
+        _as_examples(fitted, kind, labels, options.loss),
+        fitted.keys,
+        labels,
+        (*_remarks(first, shape, tokenizer, kind), *_counts(reader), *notes),
+        _hash(path, tokenizer, context_length, options, reader),
+        reader.chat.source if reader.chats else None,
+    )
 
 
 def split_examples(examples: ExampleSet, share: float, seed: int) -> tuple[ExampleSet, ExampleSet]:
-    """(to train on, held out): about `share` of the examples held out, by distinct prompt, at least one prompt.
+    """(to train on, held out): about `share` of the distinct prompts held out with all their examples, at least one.
 
-    A prompt's side depends on it and the seed alone, not on the order of the file. Of texts in fewer than 20 documents
-    the last part is held out. Raises UserError where all examples have one prompt.
+    Which ones depends on the prompts and the seed, not on their order in the file. Of texts in fewer than 20 documents
+    the last part is held out instead. Raises UserError where all examples have one prompt.
     """
-    raise NotImplementedError
+    if not 0 < share < 1:
+        raise UserError(f"validation share {share}: must lie between 0 and 1")
+    distinct, group = np.unique(examples.keys, return_inverse=True)
+    if examples.kind == "text" and len(distinct) < FEW_DOCUMENTS:
+        order, group = np.arange(len(examples))[::-1], np.arange(len(examples))
+    else:
+        order = np.argsort(splitmix64(distinct ^ splitmix64(np.array([seed], np.uint64))), kind="stable")
+    if len(order) < 2:
+        what = "the text fills one example only" if examples.kind == "text" else "all examples have the same prompt"
+        raise UserError(f"{what}: none can be held out; give a validation file, or more data")
+    held = np.zeros(len(order), bool)
+    held[order[: min(len(order) - 1, max(1, round(share * len(order))))]] = True
+    return examples.take(np.flatnonzero(~held[group])), examples.take(np.flatnonzero(held[group]))
 
 
 def preview(examples: ExampleSet, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     """The first example as pieces of text, and whether each is learned; of a preference pair the chosen side."""
-    raise NotImplementedError
+    first = examples.examples[0]
+    example = first.chosen if isinstance(first, Pair) else first
+    borders = np.flatnonzero(np.diff(example.wanted)) + 1
+    parts = zip(np.split(example.ids, borders), np.split(example.wanted, borders), strict=True)
+    return [(tokenizer.decode(ids), bool(wanted[0])) for ids, wanted in parts]
+
+
+def _check_kind(path: Path, kind: Kind, options: ReadOptions) -> None:
+    """Options that go with other kinds of examples than these."""
+    if options.labels is not None and kind != "label":
+        raise UserError(f"{path}: labels were named, but its examples are of the kind {kind}; expected text, label")
+    if options.loss == "all" and kind == "preference":
+        raise UserError(f"{path}: loss all does not go with preference pairs, which compare completions")
+
+
+def _records(reader: RecordReader, rows: Iterator[Row], labels: tuple[str, ...] | None) -> Iterator[Record]:
+    """The rows' records; a label that was not declared is refused where it stands."""
+    for row in rows:
+        record = reader.read(row)
+        if record is None:
+            continue
+        if labels is not None and record.label not in labels:
+            near = did_you_mean(record.label, labels)
+            known = ", ".join(labels)
+            raise UserError(f"{reader.path} line {row.line}: label {record.label!r}{near}; expected one of {known}")
+        yield record
+
+
+def _labels(path: Path, tokens: Tokens, declared: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The declared labels, or those of the file: whole numbers by value, words by the alphabet."""
+    if declared is not None:
+        return declared
+    found = set(tokens.labels)
+    if len(found) < 2:
+        raise UserError(f"{path}: all texts have the label {min(found)!r}; expected at least two different ones")
+    return tuple(sorted(found, key=int if all(map(str.isdecimal, found)) else str))
+
+
+def _fitted(path: Path, tokens: Tokens, kind: Kind, room: int, too_long: TooLong) -> tuple[Tokens, list[str]]:
+    """The examples as `room` ids hold them, and what to say of those that were longer."""
+    long = tokens.longest() > room
+    if not long.any():
+        return tokens, []
+    count, every = int(long.sum()), len(long)
+    at = int(tokens.longest().argmax())
+    said = (
+        f"{count:,} of {every:,} {'texts are' if kind == 'text' else 'examples are'} longer than the context of "
+        f"{room - 1} tokens (the longest, on line {tokens.lines[at]}: {tokens.longest()[at] - 1:,})"
+    )
+    if too_long == "skip":
+        return tokens.take(np.flatnonzero(~long)), [f"{said}; left out"]
+    if kind == "text":
+        return windows(tokens, room), [f"{said}; they go on in the next example"]
+    if too_long == "error":
+        raise UserError(f"{path}: {said}; choose --too-long cut or skip")
+    return cut(tokens, room), [f"{said}; cut"]
+
+
+def _as_examples(tokens: Tokens, kind: Kind, labels: tuple[str, ...], loss: Loss) -> Encodings | Pairs:
+    wanted = np.ones_like(tokens.learned) if loss == "all" else tokens.learned
+    numbers = {label: number for number, label in enumerate(labels)}
+    label = np.array([numbers.get(text, -1) for text in tokens.labels], np.int32)
+    every = Encodings(tokens.ids, wanted, tokens.starts, tokens.ends, np.repeat(label, tokens.sides))
+    return Pairs(every[::2], every[1::2]) if kind == "preference" else every
+
+
+def _words(layout: Layout, shape: Shape, reader: RecordReader) -> str:
+    """`JSON lines with prompt, completion`."""
+    named = layout in ("jsonl", "json", "csv", "tsv")
+    words = f"{WORDS[layout]} with {shape.describe()}" if named else WORDS[layout]
+    if reader.chats:
+        whose = "the model's own" if reader.tokenizer.chat_template else "the default"
+        words += f", written by {whose} chat template"
+    return words
+
+
+def _remarks(first: Row, shape: Shape, tokenizer: Tokenizer, kind: Kind) -> Iterator[str]:
+    """What a user might take for granted, and is not so."""
+    if others := unread(first.fields, shape):
+        yield f"not read: {', '.join(others)}"
+    if tokenizer.eot_id is None and kind in ("completion", "preference"):
+        yield "this vocabulary has no end-of-text token: where a completion ends cannot be learned"
+
+
+def _counts(reader: RecordReader) -> list[str]:
+    return [f"{count:,} {what}" for what, count in reader.left_out.items() if count]
+
+
+def _hash(path: Path, tokenizer: Tokenizer, context_length: int, options: ReadOptions, reader: RecordReader) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    template = reader.chat.source if reader.chats else None
+    digest.update(repr((tokenizer.hash, context_length, options, template)).encode())
+    return digest.hexdigest()

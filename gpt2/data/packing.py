@@ -43,9 +43,7 @@ def pack(lengths: Sequence[int] | NDArray[np.int64], room: int, seed: int) -> li
     return [rows[row] for row in np.random.default_rng([seed, 1]).permutation(len(rows))]
 
 
-def fill_row(
-    examples: Sequence[Encoded], room: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def fill_row(examples: Sequence[Encoded], room: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """(inputs, targets, segment_ids), each (room,): the examples one behind the other, then padding.
 
     Example i is segment i, its inputs all of its ids but the last; the target of each input is the id behind it in the

@@ -34,9 +34,9 @@ def grow_vocabulary(module: GPT, vocab_size: int, seed: int = 0) -> None:
         return nn.Parameter(rows, tensor.requires_grad)
 
     module.config = config
-    module.wte = nn.Embedding.from_pretrained(grown(module.wte.weight), freeze=False)
-    head = module.lm_head
-    head.weight = module.wte.weight if config.tie_head else grown(head.weight)
+    embedding, head = module.wte, module.lm_head
+    embedding.weight, embedding.num_embeddings = grown(embedding.weight), config.padded_vocab_size
+    head.weight = embedding.weight if config.tie_head else grown(head.weight)
     head.out_features = config.padded_vocab_size
     if head.bias is not None:
         head.bias = grown(head.bias)

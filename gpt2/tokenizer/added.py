@@ -29,5 +29,5 @@ def add_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokenizer:
             raise UserError(f"new token {text!r}: is a token of this vocabulary already")
     new = [text for text in texts if text not in vocabulary.special]
     special = vocabulary.special | {text: tokenizer.vocab_size + n for n, text in enumerate(new)}
-    changed = replace(vocabulary, special=special, always=vocabulary.always | set(texts))
+    changed = replace(vocabulary, special=special, always=vocabulary.always | set(new))
     return Tokenizer(changed, tokenizer.chat_template)

@@ -37,6 +37,7 @@ class Codec(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
     def encode_array(self, text: str) -> np.ndarray: ...
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]: ...
     def encode_bytes(self, data: bytes) -> list[int]: ...
 
 
@@ -99,6 +100,12 @@ class Tokenizer:
         if self.vocabulary.always:
             return np.array(self.encode(text), dtype=np.uint32)
         return self._codec.encode_array(text)
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode_array` of each text; many short ones take half the time of one by one."""
+        if self.vocabulary.always:
+            return [self.encode_array(text) for text in texts]
+        return self._codec.encode_arrays(texts)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Ids of any bytes. UTF-8 in them is encoded as text; of the rest each byte is one token.
@@ -213,6 +220,23 @@ class BytePairCodec:
         parts = [self._tiktoken.encode_to_numpy(part, disallowed_special=()) for part in split_long_runs(text)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        short = [text for text in texts if len(text) < MARKED_FROM and EOT not in text]
+        try:
+            found = iter(self._joined(short))
+        except UnicodeEncodeError:
+            return [self.encode_array(text) for text in texts]
+        return [
+            next(found) if len(text) < MARKED_FROM and EOT not in text else self.encode_array(text) for text in texts
+        ]
+
+    def _joined(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Each text's ids, by one call for all: what stands between two special tokens is encoded alone."""
+        ranks = self._tiktoken.encode_to_numpy(EOT.join([*texts, ""]), allowed_special={EOT}, disallowed_special=())
+        ends = np.flatnonzero(ranks == self._no_rank)
+        ids = ranks if self._id_of_rank is None else np.append(self._id_of_rank, 0).astype(np.uint32)[ranks]
+        return [ids[start:end] for start, end in zip([0, *(ends[:-1] + 1).tolist()], ends.tolist(), strict=False)]
+
     def encode_bytes(self, data: bytes) -> list[int]:
         ids: list[int] = []
         for n, part in enumerate(_NOT_UTF8.split(data.decode("utf-8", "surrogateescape"))):
@@ -240,6 +264,9 @@ class CharacterCodec:
     def encode_array(self, text: str) -> np.ndarray:
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return self._table[np.minimum(points, len(self._table) - 1)]  # the table's last entry is never a character's
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.encode_array(text) for text in texts]
 
     def encode_bytes(self, data: bytes) -> list[int]:
         return self.encode(data.decode("utf-8", "replace"))

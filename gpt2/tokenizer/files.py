@@ -21,6 +21,7 @@ from gpt2.tokenizer.vocabulary import EOT, Vocabulary, to_printable
 
 FORMS = "tokenizer.json, vocab.json + merges.txt, encoder.json + vocab.bpe, or a .tiktoken file"
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+TEMPLATE_FILE = "chat_template.jinja"  # where transformers 4.52 and later write it; they read tokenizer_config.json too
 SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -51,7 +52,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     path = Path(path)
     if path.is_dir():
-        return _load_folder(path)
+        template = _chat_template(path)
+        return _load_folder(path) if template is None else _load_folder(path).with_template(template)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; a tokenizer is {FORMS}")
     if path.suffix == ".json" and isinstance((data := _read_json(path)).get("model"), dict):
@@ -108,6 +110,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
         config = {"tokenizer_class": "PreTrainedTokenizerFast"}
     flags = {token["id"]: token for token in document["added_tokens"]}
     config |= roles | {"clean_up_tokenization_spaces": False, "added_tokens_decoder": flags}
+    if tokenizer.chat_template is not None:
+        config["chat_template"] = tokenizer.chat_template
+    (folder / TEMPLATE_FILE).unlink(missing_ok=True)  # of a tokenizer that was here before
     _write_json(folder / "tokenizer_config.json", config)
 
 
@@ -171,6 +176,18 @@ def _declared(folder: Path) -> dict[str, tuple[int | None, bool]]:
             if isinstance(text, str) and text:
                 added.setdefault(text, (None, True))
     return added
+
+
+def _chat_template(folder: Path) -> str | None:
+    """The Jinja source of chat_template.jinja, else of tokenizer_config.json (of several the default), if any."""
+    if (folder / TEMPLATE_FILE).exists():
+        return _read_text(folder / TEMPLATE_FILE)
+    config = folder / "tokenizer_config.json"
+    found = _read_json(config).get("chat_template") if config.exists() else None
+    if isinstance(found, list):
+        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
 
 
 def _read_merges(path: Path) -> tuple[int, list[tuple[str, str]]]:

@@ -1,0 +1,160 @@
+"""From a row's fields to what is encoded: pieces of text, each learned or not, in the order of reading.
+
+Each piece is encoded alone, so a prompt has the tokens that it has when a user writes it. One space joins a prompt
+and its completion where neither has white space there; GPT-2 knows a word best with its space in front.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from gpt2.data.formats import Row
+from gpt2.data.shapes import Shape, text_of
+from gpt2.errors import UserError
+from gpt2.tokenizer.chat_template import ChatTemplate, Piece, parse_message
+
+if TYPE_CHECKING:
+    from gpt2.tokenizer.bpe import Tokenizer
+
+ANSWERS = ("completion", "output", "chosen", "rejected")  # roles that are no part of a prompt
+_FIELD = re.compile(r"{(\w+)}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One example before it is encoded: its sides (a preference has two), and what it shares with its like: `key`."""
+
+    line: int
+    key: str
+    sides: tuple[list[Piece], ...]
+    label: str = ""
+
+
+class RecordReader:
+    """Rows of one shape as records. `left_out` counts, by reason, what of them is not learned.
+
+    Raises UserError for a template that does not go with the shape.
+    """
+
+    def __init__(self, path: object, shape: Shape, tokenizer: Tokenizer, template: str | None) -> None:
+        self.path, self.shape, self.tokenizer, self.template = path, shape, tokenizer, template
+        eot = tokenizer.eot_id
+        self.start: list[Piece] = [("\n" if eot is None else eot, False)]  # as a text begins that has no prompt
+        self.end: list[Piece] = [] if eot is None else [(eot, True)]
+        self.left_out: Counter[str] = Counter()
+        self._read = getattr(self, f"_{shape.form}")
+        if template is not None:
+            self._check_template(template)
+
+    @property
+    def chats(self) -> bool:
+        """Whether the chat template writes these records."""
+        return self.shape.form == "messages" or (self.shape.form == "instruction" and self.template is None)
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        return ChatTemplate.of(self.tokenizer)
+
+    def read(self, row: Row) -> Record | None:
+        """A row's record; None for one that is left out. UserError, with file and line, for what cannot be learned."""
+        record: Record | None = self._read(row, f"{self.path} line {row.line}")
+        return record
+
+    def _text(self, row: Row, where: str) -> Record | None:
+        text = self._field(row, "text", where)
+        if not text.strip():
+            self.left_out["texts without any text were left out"] += 1
+            return None
+        return Record(row.line, text, ([*self.start, (text, True), *self.end],))
+
+    def _label(self, row: Row, where: str) -> Record:
+        text, label = self._filled(row, "text", where), self._filled(row, "label", where).strip()
+        end = self.end or [(self.tokenizer.encode(text)[-1], False)]
+        return Record(row.line, text, ([(text, True), *end],), label)
+
+    def _completion(self, row: Row, where: str) -> Record:
+        prompt = self._prompt(row, where)
+        return Record(row.line, prompt, (self._answered(prompt, self._filled(row, "completion", where)),))
+
+    def _preference(self, row: Row, where: str) -> Record | None:
+        prompt = self._prompt(row, where)
+        chosen, rejected = self._filled(row, "chosen", where), self._filled(row, "rejected", where)
+        if chosen.strip() == rejected.strip():
+            self.left_out["pairs of equal texts were left out"] += 1
+            return None
+        return Record(row.line, prompt, (self._answered(prompt, chosen), self._answered(prompt, rejected)))
+
+    def _instruction(self, row: Row, where: str) -> Record:
+        output = self._filled(row, "output", where)
+        if self.template is not None:
+            prompt = self._prompt(row, where)
+            return Record(row.line, prompt, (self._answered(prompt, output),))
+        asked = [self._filled(row, "instruction", where), self._field(row, "input", where)]
+        content = "\n\n".join(text for text in asked if text.strip())
+        return self._chat(row, [{"role": "user", "content": content}, {"role": "assistant", "content": output}], where)
+
+    def _messages(self, row: Row, where: str) -> Record:
+        found = row.fields.get(self.shape.roles["messages"])
+        if not isinstance(found, list):
+            raise UserError(f"{where}: expected a list of messages, found {type(found).__name__}")
+        messages = [parse_message(message, where) for message in found]
+        answers = [message["content"] for message in messages if message["role"] == "assistant"]
+        if not answers:
+            raise UserError(f"{where}: expected a message of the assistant, which is what is learned; found none")
+        if not all(answer.strip() for answer in answers):
+            raise UserError(f"{where}: expected text in each message of the assistant, found an empty one")
+        self.left_out["conversations were cut behind their last answer"] += messages[-1]["role"] != "assistant"
+        return self._chat(row, messages, where)
+
+    def _chat(self, row: Row, messages: list[dict[str, str]], where: str) -> Record:
+        try:
+            pieces = self.chat.pieces(messages)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        first = next(number for number, (_, learned) in enumerate(pieces) if learned)
+        before = pieces[:first] or self.start
+        return Record(row.line, "".join(str(piece) for piece, _ in before), ([*before, *pieces[first:]],))
+
+    def _prompt(self, row: Row, where: str) -> str:
+        """The text in front of a completion: the prompt, or the template with the row's fields in it."""
+        if self.template is None:
+            return self._field(row, "prompt", where)
+        return _FIELD.sub(lambda found: self._field(row, found[1], where), self.template)
+
+    def _answered(self, prompt: str, completion: str) -> list[Piece]:
+        joins = bool(prompt) and not prompt[-1:].isspace() and not completion[:1].isspace()
+        start: list[Piece] = [(prompt, False)] if prompt else self.start
+        return [*start, (" " * joins + completion, True), *self.end]
+
+    def _field(self, row: Row, role: str, where: str) -> str:
+        """A field's text; a role that rows may lack, or that this file lacks, gives an empty one."""
+        name = self.shape.roles.get(role) or self.shape.optional.get(role)
+        missing = None if role in self.shape.roles and role != "text" else ""
+        return text_of(row.fields, name, where, missing) if name else ""
+
+    def _filled(self, row: Row, role: str, where: str) -> str:
+        text = self._field(row, role, where)
+        if not text.strip():
+            raise UserError(f"{where}: expected text in field {self.shape.roles[role]!r} ({role}), found it empty")
+        return text
+
+    def _check_template(self, template: str) -> None:
+        fields = [role for role in (*self.shape.roles, *self.shape.optional) if role not in ANSWERS]
+        if self.shape.form in ("text", "label", "messages"):
+            raise UserError(f"template: {self.shape.form} examples have none; it goes around prompts and instructions")
+        known = {"instruction", "input"} if self.shape.form == "instruction" else set(fields)
+        found = _FIELD.findall(template)
+        if not found or not set(found) <= known:
+            names = " or ".join(f"{{{role}}}" for role in sorted(known, reverse=True))
+            raise UserError(f"template {template!r}: expected {names} in it, where the field's text goes")
+
+
+def unread(fields: Mapping[str, Any], shape: Shape) -> list[str]:
+    """Names of fields that the shape makes nothing of."""
+    used = {*shape.roles.values(), *shape.optional.values()}
+    return [name for name in fields if name not in used]
