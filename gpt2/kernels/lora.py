@@ -1,4 +1,4 @@
-"""A block's matrices with LoRA beside them, training on a processor in bfloat16: the counterparts of fused.py, parts.py.
+"""A block's matrices with LoRA beside them, in training on a processor in bfloat16: as fused.py and parts.py.
 
 Nothing but lora_A and lora_B gets a gradient; what is kept for backward is what the plain model keeps, and r numbers a
 token for each matrix. Frozen matrices may lie in a short form (frozen.py).
@@ -106,7 +106,7 @@ class NormLinear(torch.autograd.Function):
 
 
 class NormMlp(torch.autograd.Function):
-    """down(gelu(up(layer_norm(x)))), low rank beside one of the two layers or both; A and B None where there is none."""
+    """down(gelu(up(layer_norm(x)))), low rank beside one of the two layers or both; A and B are None without."""
 
     @staticmethod
     def forward(

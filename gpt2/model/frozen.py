@@ -1,7 +1,7 @@
 """Matrices of a base that is not trained, in int8 or int4: QLoRA's idea (Dettmers et al. 2023) with our formats.
 
 The bytes are those of `quant.py`, so a matrix is the same here and in the processor's writing kernels. A product makes
-its matrix dense in the dtype of the pass and forgets it again; the embeddings, which are the head too, stay as they are.
+its matrix dense in the dtype of the pass and forgets it again. Embeddings, which are the head too, stay as they are.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ class LoRALinear(nn.Module):
         self.lora_A = nn.Parameter(torch.empty(config.rank, columns, device=device))
         self.lora_B = nn.Parameter(torch.zeros(rows, config.rank, device=device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as PEFT does; with B zero the model is unchanged
+        self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.dropping:

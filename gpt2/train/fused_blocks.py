@@ -15,7 +15,7 @@ from gpt2.model.lora import LoRALinear
 
 
 def fuse_blocks(model: GPT) -> None:
-    """Replace forward functions by those of ops.py, where layers are plain or have LoRA. Parameters keep their names."""
+    """Replace forward functions by those of ops.py, for layers plain or with LoRA. Parameters keep their names."""
     for block in model.h:
         assert isinstance(block, Block)
         fuse_attention(block)
@@ -80,8 +80,8 @@ def norm_mlp(norm: nn.LayerNorm, mlp: MLP, x: Tensor) -> Tensor:
     return F.dropout(ops.norm_mlp(x, norm, mlp.c_fc, mlp.c_proj), mlp.dropout, mlp.training)
 
 
-def norm_qkv_lora(norm: nn.LayerNorm, layer: LoRALinear, x: Tensor) -> tuple[Tensor, ...]:
-    return ops.norm_lora(x, norm, layer.parts, 3)
+def norm_qkv_lora(norm: nn.LayerNorm, layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    return ops.norm_lora(x, norm, parts_of(layer), 3)
 
 
 def norm_mlp_lora(norm: nn.LayerNorm, mlp: MLP, x: Tensor) -> Tensor:
