@@ -140,8 +140,8 @@ def pinned(batch: Batch) -> Batch:
     """The same in memory from which a GPU takes it without anybody waiting."""
     assert batch.segment_ids is not None
     extra = {name: tensor.pin_memory() for name, tensor in batch.extra.items()}
-    tensors = (batch.inputs, batch.targets, batch.segment_ids)
-    return Batch(*(tensor.pin_memory() for tensor in tensors), extra=extra, tokens=batch.tokens)
+    inputs, targets, segment_ids = (t.pin_memory() for t in (batch.inputs, batch.targets, batch.segment_ids))
+    return Batch(inputs, targets, segment_ids, extra, batch.tokens)
 
 
 def validation_batches(rows: Rows, most: int, device: str, ranks: Ranks = ALONE) -> Iterator[Batch]:
@@ -151,5 +151,3 @@ def validation_batches(rows: Rows, most: int, device: str, ranks: Ranks = ALONE)
     groups = np.cumsum(lengths) // goal
     for group in np.unique(groups):
         yield rows.batch(np.flatnonzero(groups == group), 0, ranks)
-
-

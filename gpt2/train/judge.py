@@ -105,7 +105,6 @@ class Patience:
         if self.most and waited >= self.most and run.state.step < run.max_steps:
             run.stopping = True  # all processes know the same verdicts: nobody need be asked
             run.ended = (
-                f"ended after step {run.state.step:,} of {run.max_steps:,}: no better validation loss than that of step "
-                f"{run.state.best_step:,} ({run.state.best_val_loss:.4f}) in {waited} evaluations"
+                f"ended after step {run.state.step:,} of {run.max_steps:,}: {waited} evaluations without a better "
+                f"validation loss than {run.state.best_val_loss:.4f}, after step {run.state.best_step:,}"
             )
-

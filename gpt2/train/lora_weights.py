@@ -1,4 +1,4 @@
-"""The weights of a run of which a part is trained, or that is no mesh: one module, its trained parameters in float32."""
+"""Weights that are no mesh's: a whole model in each process, and a frozen one of which only a part is trained."""
 
 from __future__ import annotations
 
@@ -11,11 +11,27 @@ from gpt2.train.entries import entries
 from gpt2.train.weights import Weights
 
 
-class LoRAWeights(Weights):
+class ReplicatedWeights(Weights):
+    """Each of several processes holds all of the model; what they found is summed once a step."""
+
+    def __init__(self, master: GPT, dtype: torch.dtype, ranks: Ranks) -> None:
+        super().__init__(master, dtype)
+        self.ranks = ranks
+
+    def unscale(self) -> None:
+        """The step's last micro-batch is over: here the processes' gradients come together."""
+        if self.ranks.world_size > 1:
+            sum_gradients(self.parameters)
+        super().unscale()
+
+    def whole_model(self) -> GPT | None:
+        return self.worker if self.ranks.is_main else None
+
+
+class LoRAWeights(ReplicatedWeights):
     """A frozen base, in whatever form, and float32 parameters beside it, which alone are moved and kept.
 
-    There is no second set: what is trained is small, and a pass reads it in its own dtype (model/lora.py). Several
-    processes hold all of it each, and sum their gradients once a step.
+    There is no second set: what is trained is small, and a pass reads it in its own dtype (model/lora.py).
     """
 
     def __init__(self, module: GPT, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
@@ -27,19 +43,9 @@ class LoRAWeights(Weights):
             parameter.grad = torch.zeros_like(parameter)
         self.start_scale()
 
-    def unscale(self) -> None:
-        """Here, as the step's last micro-batch is over, what the processes found comes together."""
-        if self.ranks.world_size > 1:
-            sum_gradients(self.parameters)
-        super().unscale()
-
     def tensors(self) -> dict[str, Tensor]:
         """What is trained, live."""
         return dict(entry for name, tensor in self.named.items() for entry in entries(name, tensor))
-
-    def whole_model(self) -> GPT | None:
-        """All processes have it; the main one writes with it."""
-        return self.worker if self.ranks.is_main else None
 
 
 def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
@@ -49,5 +55,5 @@ def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+    for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))

@@ -31,6 +31,7 @@ from gpt2.train.loop import Hook, Run
 from gpt2.train.report import write_report
 from gpt2.train.restore import find_step, identity, restore
 from gpt2.train.save import Save, whole_model, write_settings
+from gpt2.train.settings import RunSettings
 from gpt2.train.trackers import check_trackers, open_metrics
 
 # What a resumed run may be told anew: how the same steps are laid out, and what becomes of a leap that stopped it.
@@ -87,7 +88,7 @@ def refuse_a_run(out: Path) -> None:
         raise UserError(f"{out}: holds a run already; go on with it by --resume {out}, or choose another --out")
 
 
-def begin(out: Path, config: TrainConfig) -> None:
+def begin(out: Path, config: RunSettings) -> None:
     """Make the folder a run; another that began while this one was being built comes first."""
     refuse_a_run(out)
     write_settings(out, config)
