@@ -48,7 +48,7 @@ class LabelLoss:
             nats, _ = worker.loss(hidden, batch.targets)  # type: ignore[operator]
             return total + nats * (self.lm_weight / self.tokens_per_text)
         # A tied embedding's gradient is gathered where the head's lies (kernels/fused.py): there has to be one.
-        return total + 0.0 * worker.wte.weight[:1].sum()  # type: ignore[index,union-attr,operator]
+        return total + 0.0 * worker.wte.weight[:1].sum()  # type: ignore[index,union-attr]
 
     def measure(self, worker: nn.Module, batch: Batch) -> dict[str, float]:
         """The labels' nats alone: they are what early stopping should look at."""
