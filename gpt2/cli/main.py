@@ -34,6 +34,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("gpt2.cli.runs", "List and compare runs"),
     "generate": ("gpt2.cli.generate", "Let a model continue a prompt"),
     "chat": ("gpt2.cli.chat", "Write with a model in turns, each going on from the last"),
+    "summarize": ("gpt2.cli.summarize", "Summarize a text in three sentences"),
+    "translate": ("gpt2.cli.translate", "Translate a text, line by line and sentence by sentence"),
+    "answer": ("gpt2.cli.answer", "Answer a question, about a text or from memory"),
+    "write": ("gpt2.cli.write", "Write a text that goes on from a prompt"),
+    "classify": ("gpt2.cli.classify", "Choose the label that fits a text"),
     "evaluate": (
         "gpt2.cli.evaluate",
         "Measure a model on benchmarks, by the papers' protocols or lm-evaluation-harness's",

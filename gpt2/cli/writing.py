@@ -21,6 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 DEFAULTS = SamplingParams()
+SEED = click.option("--seed", type=int, help="The same seed gives the same text. Without it each text is new.")
 SETTINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}  # --top_k is --top-k
 
 
@@ -82,15 +83,33 @@ def writing_options(command: Command) -> Command:
 
 def sampling_options(command: Command) -> Command:
     """One flag for each field of SamplingParams that means the same everywhere, and --overflow."""
+    return drawing_options(DEFAULTS)(ending_options(command))
+
+
+def drawing_options(defaults: SamplingParams) -> Decorator[Any]:
+    """How many tokens are written and how each is chosen, with these defaults."""
+
+    def setting(name: str, kind: type, text: str) -> Decorator[Any]:
+        return click.option(
+            f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name), show_default=True, help=text
+        )
+
     options = [
-        _setting("max_new_tokens", int, "The most tokens to write."),
-        _setting("temperature", float, "Below 1 likelier, above 1 wilder; 0 always takes the likeliest token."),
-        _setting("top_k", int, "Choose among so many likeliest tokens; 0 is off."),
-        _setting("top_p", float, "Choose among the likeliest tokens that together have this probability; 1 is off."),
-        _setting("min_p", float, "Leave out tokens less than so many times as likely as the likeliest; 0 is off."),
-        _setting("repetition_penalty", float, "Make every token of prompt and answer less likely; 1 is off."),
-        _setting("presence_penalty", float, "Subtracted from a token's logit once it was written; 0 is off."),
-        _setting("frequency_penalty", float, "Subtracted for every time that it was written; 0 is off."),
+        setting("max_new_tokens", int, "The most tokens to write."),
+        setting("temperature", float, "Below 1 likelier, above 1 wilder; 0 always takes the likeliest token."),
+        setting("top_k", int, "Choose among so many likeliest tokens; 0 is off."),
+        setting("top_p", float, "Choose among the likeliest tokens that together have this probability; 1 is off."),
+        setting("min_p", float, "Leave out tokens less than so many times as likely as the likeliest; 0 is off."),
+        setting("repetition_penalty", float, "Make every token of prompt and answer less likely; 1 is off."),
+        setting("presence_penalty", float, "Subtracted from a token's logit once it was written; 0 is off."),
+        setting("frequency_penalty", float, "Subtracted for every time that it was written; 0 is off."),
+    ]
+    return lambda command: decorate(command, options)
+
+
+def ending_options(command: Command) -> Command:
+    """Where a text ends but for its length, its seed, and --overflow."""
+    options = [
         click.option(
             "--stop",
             multiple=True,
@@ -99,7 +118,7 @@ def sampling_options(command: Command) -> Command:
             help=r"End before this text; may be given several times. \n is a line end, \t a tab.",
         ),
         click.option("--ignore-eot", is_flag=True, help="Go on writing past end-of-text."),
-        click.option("--seed", type=int, help="The same seed gives the same text. Without it each text is new."),
+        SEED,
         click.option(
             "--overflow",
             default="slide",
@@ -147,12 +166,6 @@ def unescape(text: str) -> str:
     r"""Read \n, \t and \\ as shells hand them over; any other backslash is itself."""
     meanings = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
     return re.sub(r"\\[nt\\]", lambda match: meanings[match[0]], text)
-
-
-def _setting(name: str, kind: type, text: str) -> Decorator[Any]:
-    return click.option(
-        f"--{name.replace('_', '-')}", type=kind, default=getattr(DEFAULTS, name), show_default=True, help=text
-    )
 
 
 def decorate(command: Command, options: Sequence[Decorator[Any]]) -> Command:
