@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,8 +21,10 @@ from gpt2.cli.writing import (
 )
 from gpt2.errors import UserError
 from gpt2.runtime import say
+from gpt2.tokenizer.chat_template import ChatTemplate, Message
 
 if TYPE_CHECKING:
+    from gpt2.inference.rows import Prompt
     from gpt2.inference.sampling import SamplingParams
     from gpt2.inference.session import Session
 
@@ -34,16 +37,16 @@ HELP = "/reset forgets everything, /quit or Ctrl-D ends, Ctrl-C stops an answer;
 @sampling_options
 @click.option(
     "--template",
-    default="{}",
-    show_default=True,
     metavar="TEXT",
-    help=r"What surrounds each of your lines, {} being the line; \n is a line end.",
+    help=r"What surrounds each of your lines, {} being the line; \n is a line end. Without it: the model's own chat "
+    "template where it has one, else nothing.",
 )
-def command(template: str, overflow: str, **flags: Any) -> None:
+def command(template: str | None, overflow: str, **flags: Any) -> None:
     """Write with a model in turns, each going on from the last.
 
     A base model knows no questions and answers: it continues a text. Each line that you type is put, on a new line,
     behind all that was written before, and the model goes on from there. --template and --stop make a dialogue of it.
+    A model that was fine-tuned on instructions or messages carries a chat template, and answers by it.
     /reset forgets everything, /quit or Ctrl-D ends, Ctrl-C stops an answer, an empty line lets the model go on. Lines
     from a pipe are taken one by one.
 
@@ -53,11 +56,15 @@ def command(template: str, overflow: str, **flags: Any) -> None:
       gpt2 chat --model runs/my --max-new-tokens 60 --temperature 0.9
       gpt2 chat --model gpt2 --template "Q: {}\\nA:" --stop "\\nQ:"
     """
-    template = unescape(template)
-    if "{}" not in template:
+    template = None if template is None else unescape(template)
+    if template is not None and "{}" not in template:
         raise UserError(f"--template {template!r}: has no {{}} where your line goes")
     params = sampling_params(flags)
     model = load_model(flags)
+    turns = Turns(template or "{}")
+    if template is None and model.tokenizer.chat_template is not None:
+        turns = ChatTurns(ChatTemplate.of(model.tokenizer))
+        params = replace(params, stop=(*params.stop, *filter(None, [turns.chat.stop])))
     from gpt2.inference.engine import Engine
     from gpt2.inference.rows import check_overflow
     from gpt2.inference.session import Session
@@ -69,10 +76,10 @@ def command(template: str, overflow: str, **flags: Any) -> None:
         import readline  # noqa: F401  (line editing and history for input())
     if sys.stdin.isatty():
         say(f"{model.folder}. {HELP}")
-    talk(session, params, template)
+    talk(session, params, turns)
 
 
-def talk(session: Session, params: SamplingParams, template: str) -> None:
+def talk(session: Session, params: SamplingParams, turns: Turns) -> None:
     """Lines in, answers out, until the input ends."""
     while (line := next_line()) is not None:
         word = line.strip()
@@ -84,17 +91,40 @@ def talk(session: Session, params: SamplingParams, template: str) -> None:
         elif word.startswith("/"):
             say(HELP)
         else:
-            answer(session, turn(line, template, first=not session.tokens), params)
+            answer(session, turns.text_of(line, first=not session.tokens), params)
 
 
-def turn(line: str, template: str, first: bool) -> str:
-    """The text that a typed line adds to the transcript; an empty line adds nothing."""
-    if not line:
-        return ""
-    return ("" if first else "\n") + template.replace("{}", line)
+class Turns:
+    """What a typed line adds to the transcript: the line in a template, on a line of its own."""
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+
+    def text_of(self, line: str, first: bool) -> Prompt:
+        """Text or tokens; an empty line adds nothing."""
+        if not line:
+            return ""
+        return ("" if first else "\n") + self.template.replace("{}", line)
 
 
-def answer(session: Session, text: str, params: SamplingParams) -> None:
+class ChatTurns(Turns):
+    """The same by a model's chat template: a line is a user's message, what the model writes the answer."""
+
+    def __init__(self, chat: ChatTemplate) -> None:
+        self.chat = chat
+        self.told: list[Message] = []
+
+    def text_of(self, line: str, first: bool) -> Prompt:
+        if not line:
+            return ""
+        before = [] if first else self.told
+        message = {"role": "user", "content": line}
+        tokens = self.chat.turn(before, message)
+        self.told = [*before, message, {"role": "assistant", "content": "..."}]  # what it will be is in the transcript
+        return tokens
+
+
+def answer(session: Session, text: Prompt, params: SamplingParams) -> None:
     """Print the model's continuation as it comes; Ctrl-C ends it, what does not fit the context is said."""
     try:
         with contextlib.closing(session.stream(text, params)) as pieces:

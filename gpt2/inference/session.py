@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from gpt2.inference.jobs import take
-from gpt2.inference.rows import Overflow, encode_prompt
+from gpt2.inference.rows import Overflow, Prompt, encode_prompt
 from gpt2.inference.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -32,14 +32,15 @@ class Session:
         self.tokens: list[int] = []
         self.start = 0
 
-    def stream(self, text: str, params: SamplingParams | None = None) -> Generator[str, None, None]:
-        """Add the text and go on from there, piece by piece; an empty text just goes on.
+    def stream(self, text: Prompt, params: SamplingParams | None = None) -> Generator[str, None, None]:
+        """Add the text, or tokens, and go on from there, piece by piece; an empty text just goes on.
 
         Closing the iterator, or an exception in it (Ctrl-C), ends the answer there; what was shown stays. Raises
         UserError as `generate` does.
         """
         tokenizer = self.engine.tokenizer
-        tokens = self.tokens + tokenizer.encode(text) or encode_prompt(self.engine.runner.config, tokenizer, "")
+        added = tokenizer.encode(text) if isinstance(text, str) else list(text)
+        tokens = self.tokens + added or encode_prompt(self.engine.runner.config, tokenizer, "")
         slides = self.tokens and self.overflow == "slide"
         start = slide(self.start, len(tokens), self.context_length) if slides else self.start
         job = self.engine.add(tokens[start:], params, self.overflow)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import make, write_model
+from tiny_models import BYTES, make, write_model
 
 import gpt2 as library
-from gpt2.cli.chat import turn
+from gpt2.cli.chat import Turns
 from gpt2.inference.session import Session
 from gpt2.tokenizer.bpe import Tokenizer
+from gpt2.tokenizer.chat_template import DEFAULT_TEMPLATE
 
 GREEDY = ("--temperature", 0, "--max-new-tokens", 6)
 
@@ -61,9 +62,10 @@ def test_an_unknown_slash_word_says_what_there_is(chat: Callable[..., Any]) -> N
 
 
 def test_a_template_surrounds_each_line(chat: Callable[..., Any], folder: Path) -> None:
-    assert turn("why?", "Q: {}\nA:", first=True) == "Q: why?\nA:"
-    assert turn("why?", "Q: {}\nA:", first=False) == "\nQ: why?\nA:"
-    assert turn("", "Q: {}\nA:", first=False) == ""
+    turns = Turns("Q: {}\nA:")
+    assert turns.text_of("why?", first=True) == "Q: why?\nA:"
+    assert turns.text_of("why?", first=False) == "\nQ: why?\nA:"
+    assert turns.text_of("", first=False) == ""
     assert chat("why?\n", "--template", r"Q: {}\nA:").out == continuation(folder, "Q: why?\nA:") + "\n"
     assert "has no {}" in chat("why?\n", "--template", "Q:").err
 
@@ -93,3 +95,38 @@ def test_an_overflow_from_a_pipe_is_an_error(chat: Callable[..., Any]) -> None:
     assert done.code == 2
     assert "leave no room" in done.err
     assert "did you mean 'stop'" in chat("a\n", "--overflow", "stp").err
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of bytes that carries the default chat template."""
+    return write_model(tmp_path_factory.mktemp("tuned"), make(scale=15.0), BYTES.with_template(DEFAULT_TEMPLATE))
+
+
+def test_a_model_with_a_chat_template_answers_by_it(
+    tuned: Path, gpt2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def texts(*words: str) -> list[Any]:
+        asked: list[Any] = []
+
+        def stream(self: Session, text: Any, params: Any) -> Any:
+            asked.append(text if isinstance(text, str) else BYTES.decode(text))
+            self.tokens = [1]
+            yield "!"
+
+        monkeypatch.setattr(Session, "stream", stream)
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n\nAnd <|endoftext|>?\n/reset\nHi\n"))
+        assert gpt2("chat", "--model", tuned, *words).out == "!\n!\n!\n!\n"
+        return asked
+
+    first = "### User:\nHi\n\n### Assistant:\n"
+    assert texts() == [first, "", "<|endoftext|>\n\n### User:\nAnd <|endoftext|>?\n\n### Assistant:\n", first]
+    assert texts("--template", "{}:")[0] == "Hi:"
+
+
+def test_an_answer_by_the_chat_template_is_the_continuation_of_its_prompt(
+    tuned: Path, gpt2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
+    text = library.load(tuned).generate("### User:\nHi\n\n### Assistant:\n", temperature=0, max_new_tokens=6)
+    assert gpt2("chat", "--model", tuned, *GREEDY).out == text + "\n"
