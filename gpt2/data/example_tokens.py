@@ -17,7 +17,7 @@ from gpt2.data.records import Record
 if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
 
-BATCH_CHARS = 1 << 20
+BATCH_CHARS, BATCH_RECORDS = 1 << 20, 1 << 12  # what a thread works on at a time
 Numbers = NDArray[np.int64]
 
 
@@ -74,8 +74,8 @@ def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
     chars = 0
     for record in records:
         batch.append(record)
-        chars += sum(len(piece) if isinstance(piece, str) else 1 for side in record.sides for piece, _ in side)
-        if chars >= BATCH_CHARS:
+        chars += len(record.key)  # of a completion only the prompt, hence the second bound
+        if chars >= BATCH_CHARS or len(batch) == BATCH_RECORDS:
             yield batch
             batch, chars = [], 0
     yield batch  # an empty one too: the arrays have their types from it

@@ -70,9 +70,9 @@ class ReadOptions:
             ("too-long", self.too_long, get_args(TooLong)),
         ):
             if value not in choices:
-                raise UserError(f"{name} {value!r}: unknown{did_you_mean(value, choices)}; choose {', '.join(choices)}")
+                raise UserError(f"--{name} {value}: unknown{did_you_mean(value, choices)}; choose {', '.join(choices)}")
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
-            raise UserError(f"labels {', '.join(self.labels)}: expected at least two, all different")
+            raise UserError(f"--labels {','.join(self.labels)}: expected at least two, all different")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def split_examples(examples: ExampleSet, share: float, seed: int) -> tuple[Examp
     the last part is held out instead. Raises UserError where all examples have one prompt.
     """
     if not 0 < share < 1:
-        raise UserError(f"validation share {share}: must lie between 0 and 1")
+        raise UserError(f"--val-share {share}: must lie between 0 and 1")
     distinct, group = np.unique(examples.keys, return_inverse=True)
     if examples.kind == "text" and len(distinct) < FEW_DOCUMENTS:
         order, group = np.arange(len(examples))[::-1], np.arange(len(examples))
@@ -172,9 +172,11 @@ def preview(examples: ExampleSet, tokenizer: Tokenizer) -> list[tuple[str, bool]
 def _check_kind(path: Path, kind: Kind, options: ReadOptions) -> None:
     """Options that go with other kinds of examples than these."""
     if options.labels is not None and kind != "label":
-        raise UserError(f"{path}: labels were named, but its examples are of the kind {kind}; expected text, label")
+        raise UserError(
+            f"{path}: --labels was given, but its examples are of the kind {kind}; expected fields text, label"
+        )
     if options.loss == "all" and kind == "preference":
-        raise UserError(f"{path}: loss all does not go with preference pairs, which compare completions")
+        raise UserError(f"{path}: --loss all does not go with preference pairs, which compare completions")
 
 
 def _records(reader: RecordReader, rows: Iterator[Row], labels: tuple[str, ...] | None) -> Iterator[Record]:

@@ -83,7 +83,7 @@ def check_layout(name: str) -> Layout:
     """A layout by its name; UserError for an unknown one."""
     known = get_args(Layout)
     if name not in known:
-        raise UserError(f"format {name!r}: unknown{did_you_mean(name, known)}; choose auto, {', '.join(known)}")
+        raise UserError(f"--format {name}: unknown{did_you_mean(name, known)}; choose auto, {', '.join(known)}")
     return name  # type: ignore[return-value]
 
 
@@ -107,8 +107,8 @@ def _named_otherwise(path: Path, first: str) -> Layout:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         raise UserError(
-            f"{path} line 1: no column is known by its name in {first[:60]!r}; say which is which (columns "
-            "prompt=..., completion=...), or that it is format text"
+            f"{path} line 1: no column is known by its name in {first[:60]!r}; say which is which with "
+            "--columns prompt=NAME,completion=NAME, or read it as it stands with --format text"
         )
     if suffix in (".json", ".jsonl", ".ndjson"):
         raise UserError(f"{path} line 1: neither a JSON object nor an array of them: {first[:40]!r}")

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gpt2.data.formats import Row
-from gpt2.data.shapes import Shape, text_of
+from gpt2.data.shapes import Shape, as_text
 from gpt2.errors import UserError
 from gpt2.tokenizer.chat_template import ChatTemplate, Piece, parse_message
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
 
 ANSWERS = ("completion", "output", "chosen", "rejected")  # roles that are no part of a prompt
+MAY_LACK = ("input", "text")  # roles that may be null
 _FIELD = re.compile(r"{(\w+)}")
 
 
@@ -43,6 +44,7 @@ class RecordReader:
 
     def __init__(self, path: object, shape: Shape, tokenizer: Tokenizer, template: str | None) -> None:
         self.path, self.shape, self.tokenizer, self.template = path, shape, tokenizer, template
+        self._names: dict[str, Any] = {**shape.roles, **shape.optional}
         eot = tokenizer.eot_id
         self.start: list[Piece] = [("\n" if eot is None else eot, False)]  # as a text begins that has no prompt
         self.end: list[Piece] = [] if eot is None else [(eot, True)]
@@ -133,9 +135,11 @@ class RecordReader:
 
     def _field(self, row: Row, role: str, where: str) -> str:
         """A field's text; a role that rows may lack, or that this file lacks, gives an empty one."""
-        name = self.shape.roles.get(role) or self.shape.optional.get(role)
-        missing = None if role in self.shape.roles and role != "text" else ""
-        return text_of(row.fields, name, where, missing) if name else ""
+        name = self._names.get(role)
+        value = row.fields.get(name or "")
+        if isinstance(value, str):
+            return value
+        return "" if name is None or (value is None and role in MAY_LACK) else as_text(value, name, where)
 
     def _filled(self, row: Row, role: str, where: str) -> str:
         text = self._field(row, role, where)
@@ -146,12 +150,14 @@ class RecordReader:
     def _check_template(self, template: str) -> None:
         fields = [role for role in (*self.shape.roles, *self.shape.optional) if role not in ANSWERS]
         if self.shape.form in ("text", "label", "messages"):
-            raise UserError(f"template: {self.shape.form} examples have none; it goes around prompts and instructions")
+            raise UserError(
+                f"--template: {self.shape.form} examples have none; it goes around prompts and instructions"
+            )
         known = {"instruction", "input"} if self.shape.form == "instruction" else set(fields)
         found = _FIELD.findall(template)
         if not found or not set(found) <= known:
             names = " or ".join(f"{{{role}}}" for role in sorted(known, reverse=True))
-            raise UserError(f"template {template!r}: expected {names} in it, where the field's text goes")
+            raise UserError(f"--template {template!r}: expected {names} in it, where the field's text goes")
 
 
 def unread(fields: Mapping[str, Any], shape: Shape) -> list[str]:

@@ -65,14 +65,14 @@ def find_shape(names: Iterable[str], columns: Mapping[str, str], where: str) -> 
             optional = {role: own[name] for role, name in shape.optional.items() if name in own}
             return replace(shape, roles=roles, optional=optional)
     found = ", ".join(own.values()) or "none"
-    raise UserError(f"{where}: expected fields {KNOWN}; found {found} (columns role=name says which is which)")
+    raise UserError(f"{where}: expected fields {KNOWN}; found {found} (--columns ROLE=NAME names them)")
 
 
 def _named_shape(columns: Mapping[str, str], names: list[str], where: str) -> Shape:
     for role, name in columns.items():
         if role not in ORDER:
             raise UserError(
-                f"columns {role}={name}: no such role{did_you_mean(role, ORDER)}; roles: {', '.join(ORDER)}"
+                f"--columns {role}={name}: no such role{did_you_mean(role, ORDER)}; roles: {', '.join(ORDER)}"
             )
         if name not in names:
             near = did_you_mean(name, names)
@@ -81,14 +81,11 @@ def _named_shape(columns: Mapping[str, str], names: list[str], where: str) -> Sh
         if set(shape.roles) <= set(columns) <= {*shape.roles, *shape.optional}:
             optional = {role: name for role, name in columns.items() if role in shape.optional}
             return Shape(shape.form, {role: columns[role] for role in shape.roles}, optional)
-    raise UserError(f"columns {', '.join(columns)}: these roles make no example together; expected {KNOWN}")
+    raise UserError(f"--columns {', '.join(columns)}: these roles make no example together; expected {KNOWN}")
 
 
-def text_of(fields: Mapping[str, Any], name: str, where: str, missing: str | None = None) -> str:
-    """A field that must be text; a number will do (labels are such), and null where `missing` says what it means."""
-    value = fields.get(name, missing)
-    if value is None:
-        value = missing
+def as_text(value: Any, name: str, where: str) -> str:
+    """A field's value that must be text; a number will do, as labels are such."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
