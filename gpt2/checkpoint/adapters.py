@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ import numpy.typing as npt
 
 from gpt2 import atomic
 from gpt2.checkpoint.arrays import ArrayFile
-from gpt2.checkpoint.names import plain_name
+from gpt2.checkpoint.find import find_folder
+from gpt2.checkpoint.names import SCORE, plain_name
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.model.lora_config import TARGETS, LoRAConfig, check_fit, tensor_shapes
@@ -28,6 +30,7 @@ from gpt2.model.lora_config import TARGETS, LoRAConfig, check_fit, tensor_shapes
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gpt2.model.gpt import GPT
     from gpt2.tokenizer.bpe import Tokenizer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -38,6 +41,7 @@ READ = {
 }  # fmt: skip
 SILENT = {"task_type", "inference_mode", "auto_mapping", "revision", "peft_version", "runtime_config", "eva_config"}
 DEFAULTS = {"bias": "none", "megatron_core": "megatron.core", "qalora_group_size": 16, "init_lora_weights": True}
+HEADS = {"score", "classifier"}  # modules kept whole: what PEFT lists for SEQ_CLS; of these GPT-2 has `score`
 SAME_BASE = ("gaussian", "eva", "orthogonal")  # ways to begin that leave the base alone
 CHOICES = ("exclude_modules", "layers_to_transform", "layers_pattern")
 Floats = npt.NDArray[np.float32]
@@ -46,12 +50,21 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True, eq=False)
 class Adapter:
     """`config`, the tensors `state` ("h.0.attn.c_attn.lora_A" (r, in), "...lora_B" (out, r), float32), and what the
-    adapter's folder says of its base: a folder or a Hugging Face id, or nothing."""
+    adapter's folder says of its base: a folder or a Hugging Face id, or nothing.
+
+    `head` (labels, width) is a classifier's, which PEFT keeps beside the products; see classifier.py.
+    """
 
     config: LoRAConfig
     state: Mapping[str, Floats]
     base: str
     folder: Path | None = None
+    head: Floats | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """What it was read from."""
+        return [self.folder / name for name in (CONFIG, WEIGHTS)] if self.folder else []
 
     @property
     def targets(self) -> list[str]:
@@ -77,6 +90,39 @@ class Adapter:
         return weight + self.delta(target) if f"{target}.lora_A" in self.state else weight
 
 
+def merge_into(module: GPT, adapter: Adapter) -> None:
+    """Fold an adapter into a model's plain matrices, in place; `check` it first."""
+    import torch
+
+    with torch.no_grad():
+        for target in adapter.targets:
+            weight = module.get_parameter(f"{target}.weight")
+            weight += torch.from_numpy(adapter.delta(target)).to(weight)
+
+
+def base_folder(adapter: Adapter) -> Path:
+    """Where the model lies that an adapter names as its base; UserError where it does not, or names another adapter.
+
+    A folder is looked for from here, then from the adapter's own.
+    """
+    help_ = "name the base with --model and this adapter with --adapter"
+    if not adapter.base:
+        raise UserError(f"{adapter.folder}: does not say what model it belongs to; {help_}")
+    beside = (adapter.folder or Path()) / adapter.base
+    try:
+        found = find_folder(beside if beside.is_dir() and not Path(adapter.base).is_dir() else adapter.base)
+    except UserError as error:
+        raise UserError(f"{adapter.folder}: its base is not here ({error}); {help_}") from None
+    if is_adapter(found):
+        raise UserError(f"{adapter.folder}: its base {found} is an adapter too; gpt2 merge makes a model of that")
+    return found
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer lies beside the adapter, as where training added a chat template or tokens."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter, and no model of its own."""
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
@@ -95,11 +141,12 @@ def read_adapter(folder: Path) -> Adapter:
         raise UserError(f"{path}: not a table of settings")
     check_settings(values, path)
     state = read_state(folder)
+    head = state.pop(SCORE, None)
     config = config_from_peft(values, state, path)
     base = values.get("base_model_name_or_path") or ""
     if not isinstance(base, str):
         raise UserError(f"{path}: base_model_name_or_path is no text")
-    return Adapter(config, state, base, folder)
+    return Adapter(config, state, base, folder, head)
 
 
 def check_settings(values: Mapping[str, Any], path: Path) -> None:
@@ -111,6 +158,8 @@ def check_settings(values: Mapping[str, Any], path: Path) -> None:
         if name in READ or name in SILENT or not value or value == DEFAULTS.get(name):
             continue
         if name == "init_lora_weights" and value in SAME_BASE:
+            continue
+        if name == "modules_to_save" and isinstance(value, list) and all(module in HEADS for module in value):
             continue
         raise UserError(
             f"{path}: {name} = {json.dumps(value)[:60]} is not supported; plain LoRA on a block's matrices is"
@@ -164,13 +213,16 @@ def read_state(folder: Path) -> dict[str, Floats]:
 def our_name(stored: str) -> str | None:
     """`base_model.model.transformer.h.0.attn.c_attn.lora_A.weight` -> `h.0.attn.c_attn.lora_A`; None for others."""
     name = plain_name(stored.removeprefix("base_model.model."))
+    if name == SCORE:
+        return name
     match = re.fullmatch(rf"(h\.\d+\.(?:{'|'.join(map(re.escape, TARGETS))})\.lora_[AB])\.weight", name)
     return match[1] if match else None
 
 
 def natural(name: str) -> tuple[int, str]:
-    """Block by block: h.2 before h.10."""
-    return int(name.split(".")[1]), name
+    """Block by block: h.2 before h.10, then a head."""
+    block = name.split(".")[1]
+    return (int(block) if block.isdecimal() else sys.maxsize), name
 
 
 def write_adapter(
@@ -183,8 +235,8 @@ def write_adapter(
 ) -> None:
     """Write PEFT's two files, a README.md of `notes`, and the tokenizer's files; each is replaced atomically.
 
-    `state` as `lora_parameters` names it. `base` is a folder or a Hugging Face id: PEFT's AutoPeftModel and our
-    `load` look for the base there.
+    `state` as `lora_parameters` names it, with score.weight where a head for labels was trained beside it. `base` is a
+    folder or a Hugging Face id: PEFT's AutoPeftModel and our `load` look for the base there.
     """
     from safetensors.torch import save_file
 
@@ -199,11 +251,14 @@ def write_adapter(
 
         save_tokenizer(tokenizer, folder)
     atomic.write_text(folder / "README.md", adapter_card(config, base, len(state) // 2, notes or {}))
-    atomic.write_text(folder / CONFIG, json.dumps(config_to_peft(config, base), indent=2) + "\n")
+    values = config_to_peft(config, base)
+    if SCORE in state:
+        values |= {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+    atomic.write_text(folder / CONFIG, json.dumps(values, indent=2) + "\n")
 
 
 def peft_name(name: str) -> str:
-    return f"base_model.model.transformer.{name}.weight"
+    return f"base_model.model.{SCORE}" if name == SCORE else f"base_model.model.transformer.{name}.weight"
 
 
 def config_to_peft(config: LoRAConfig, base: str) -> dict[str, Any]:

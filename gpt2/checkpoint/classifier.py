@@ -3,6 +3,9 @@
 `score.weight` (labels, width) lies among the weights, the labels' names are config.json's `id2label`. transformers
 reads a text's label from its last token that is not `pad_token_id`: we write the end-of-text token there, and read the
 label where the text ends, so that both look at the same place whether or not an end-of-text token follows.
+
+An adapter that was trained with a head is PEFT's, of its task SEQ_CLS: the head lies among its tensors. PEFT does not
+keep the labels' names; they stand beside it in labels.json, as `id2label`.
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2 import atomic
+from gpt2.checkpoint.adapters import CONFIG, Adapter, is_adapter, read_adapter, write_adapter
+from gpt2.checkpoint.find import find_folder
 from gpt2.checkpoint.hf_config import hf_can_express, read_config
 from gpt2.checkpoint.names import SCORE, plain_name
 from gpt2.checkpoint.native import load_module, stored_tensors, write_folder
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
+from gpt2.model.lora_config import LoRAConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
 
 ARCHITECTURE = "GPT2ForSequenceClassification"
+LABELS = "labels.json"  # beside an adapter
 BATCH_TOKENS = 8192  # of texts, with their padding, that are read at a time
 
 
@@ -90,6 +98,21 @@ def write_classifier(
     write_folder(folder, config, state, tokenizer, notes, settings)
 
 
+def write_classifier_adapter(
+    folder: Path,
+    config: LoRAConfig,
+    state: Mapping[str, Tensor],
+    labels: Sequence[str],
+    base: str,
+    tokenizer: Tokenizer | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an adapter whose `state` holds score.weight too; see write_adapter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(folder / LABELS, json.dumps(label_settings(labels), indent=2) + "\n")
+    write_adapter(folder, config, state, base, tokenizer, notes)
+
+
 def label_settings(labels: Sequence[str]) -> dict[str, Any]:
     """The labels as transformers' config.json names them."""
     return {
@@ -100,31 +123,66 @@ def label_settings(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def is_classifier(folder: Path) -> bool:
-    """Whether the folder holds a model with a head for labels. Reads no weights."""
+    """Whether the folder holds a model, or an adapter, with a head for labels. Reads no weights."""
+    adapted = is_adapter(folder)
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = json.loads((folder / (CONFIG if adapted else "config.json")).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     if not isinstance(values, dict):
         return False
+    if adapted:
+        return values.get("task_type") == "SEQ_CLS"
     return values.get("architectures") == [ARCHITECTURE] or (
         "id2label" in values and "problem_type" in values and "architectures" not in values
     )
 
 
-def read_classifier(folder: Path) -> Classifier:
-    """The model with its head, float32 on the processor. UserError where the folder holds no whole classifier."""
+def read_classifier(folder: Path, base: str | Path | None = None) -> Classifier:
+    """The model with its head, float32 on the processor; of an adapter, merged with its base, or with this one.
+
+    UserError where the folder holds no whole classifier.
+    """
+    if is_adapter(folder):
+        return adapted_classifier(read_adapter(folder), folder, base)
     config = read_config(folder)
     head = next((tensor for name, tensor in stored_tensors(folder) if plain_name(name) == SCORE), None)
     if head is None:
         raise UserError(f"{folder}: no classifier, it has no {SCORE}; make one with gpt2 finetune on labelled texts")
-    labels = read_labels(folder, head.size(0))
+    labels = read_labels(folder / "config.json", head.size(0))
+    check_head(folder, head, labels, config)
+    return Classifier(labels, with_head(load_module(folder, config), head))
+
+
+def adapted_classifier(adapter: Adapter, folder: Path, base: str | Path | None) -> Classifier:
+    """An adapter's head over its base with the adapter in it."""
+    import torch
+
+    from gpt2.model.lora import apply_lora, load_lora, merge_lora
+
+    if adapter.head is None:
+        raise UserError(
+            f"{folder}: an adapter without a head for labels; make one with gpt2 finetune on labelled texts"
+        )
+    head = torch.from_numpy(adapter.head)
+    base = find_folder(base or adapter.base)
+    config = read_config(base)
+    labels = read_labels(folder / LABELS, head.size(0))
+    check_head(folder, head, labels, config)
+    adapter.check(config)
+    module = load_module(base, config)
+    apply_lora(module, adapter.config)
+    load_lora(module, {name: torch.from_numpy(tensor) for name, tensor in adapter.state.items()})
+    merge_lora(module)
+    return Classifier(labels, with_head(module, head))
+
+
+def check_head(folder: Path, head: Tensor, labels: Sequence[str], config: GPTConfig) -> None:
     if tuple(head.shape) != (len(labels), config.n_embd):
         raise UserError(
-            f"{folder}: {SCORE} is {tuple(head.shape)}, but config.json has {len(labels)} labels and width "
+            f"{folder}: {SCORE} is {tuple(head.shape)}, but there are {len(labels)} labels and the model's width is "
             f"{config.n_embd}: they do not belong together"
         )
-    return Classifier(labels, with_head(load_module(folder, config), head))
 
 
 def with_head(module: GPT, head: Tensor) -> GPT:
@@ -138,10 +196,15 @@ def with_head(module: GPT, head: Tensor) -> GPT:
     return module.eval()
 
 
-def read_labels(folder: Path, count: int) -> tuple[str, ...]:
-    """Label names in the order of their numbers; transformers' own names where config.json has none."""
-    path = folder / "config.json"
-    names = json.loads(path.read_text(encoding="utf-8")).get("id2label")
+def read_labels(path: Path, count: int) -> tuple[str, ...]:
+    """Label names in the order of their numbers; transformers' own names where the file has none, or is not there."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        values = {}
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    names = values.get("id2label") if isinstance(values, dict) else values
     if names is None:
         return tuple(f"LABEL_{number}" for number in range(count))
     if not isinstance(names, dict) or set(names) != {str(number) for number in range(len(names))}:

@@ -9,11 +9,22 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2.checkpoint.classifier import Classifier, is_classifier, read_classifier, write_classifier
+from gpt2.checkpoint.adapters import write_adapter
+from gpt2.checkpoint.classifier import (
+    LABELS as LABEL_FILE,
+)
+from gpt2.checkpoint.classifier import (
+    Classifier,
+    is_classifier,
+    read_classifier,
+    write_classifier,
+    write_classifier_adapter,
+)
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.errors import UserError
 from gpt2.model.heads import add_head
+from gpt2.model.lora import LoRAConfig, apply_lora, lora_parameters
 from tests.tiny_models import BYTES, make, state_of, write_model
 
 LABELS = ("austen", "carroll", "chesterton")
@@ -101,7 +112,7 @@ def test_what_is_no_classifier_is_refused_in_one_line(tmp_path: Path) -> None:
     config = tmp_path / "wrong" / "config.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps(values | {"id2label": {"0": "a", "1": "b"}}))
-    with pytest.raises(UserError, match="has 2 labels and width 32"):
+    with pytest.raises(UserError, match="there are 2 labels and the model's width is 32"):
         read_classifier(tmp_path / "wrong")
     config.write_text(json.dumps(values | {"id2label": {"0": "a", "2": "b"}}))
     with pytest.raises(UserError, match="id2label does not name"):
@@ -114,3 +125,67 @@ def test_texts_that_no_label_can_be_read_from_are_refused(tmp_path: Path) -> Non
         ours.logits([[1], []])
     with pytest.raises(UserError, match="text 1: 65 tokens do not fit the context of 64"):
         ours.logits([[1] * 65])
+
+
+def adapted(folder: Path) -> Classifier:
+    """A base with a random adapter and head: folder/base and folder/adapter."""
+    model = make()
+    write_model(folder / "base", model)
+    config = LoRAConfig(4, 8.0)
+    apply_lora(model, config)
+    add_head(model, len(LABELS))
+    for parameter in lora_parameters(model).values():
+        torch.nn.init.normal_(parameter, std=0.1)
+    state = {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
+    write_classifier_adapter(folder / "adapter", config, state, LABELS, str(folder / "base"), BYTES)
+    return Classifier(LABELS, model)
+
+
+def test_an_adapter_with_a_head_comes_back(tmp_path: Path) -> None:
+    ours = adapted(tmp_path)
+    assert is_classifier(tmp_path / "adapter")
+    back = read_classifier(tmp_path / "adapter")
+    assert back.labels == LABELS
+    torch.testing.assert_close(back.logits(TEXTS), ours.logits(TEXTS), rtol=0, atol=1e-5)
+
+
+def test_peft_loads_an_adapter_with_a_head(tmp_path: Path) -> None:
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    ours = adapted(tmp_path)
+    base = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=len(LABELS))
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        found = torch.cat([theirs(input_ids=torch.tensor([text])).logits for text in TEXTS])
+    torch.testing.assert_close(found, ours.logits(TEXTS), rtol=0, atol=1e-5)
+
+
+def test_pefts_adapter_with_a_head_is_read(tmp_path: Path) -> None:
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    write_model(tmp_path / "base")
+    base = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=len(LABELS))
+    base.config._name_or_path = str(tmp_path / "base")
+    lora = peft.LoraConfig(r=4, task_type="SEQ_CLS", fan_in_fan_out=True, target_modules=["c_attn", "c_proj"])
+    theirs = peft.get_peft_model(base, lora).eval()
+    for name, parameter in theirs.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    theirs.save_pretrained(tmp_path / "adapter")
+    assert is_classifier(tmp_path / "adapter")
+    back = read_classifier(tmp_path / "adapter", tmp_path / "base")
+    assert back.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    with torch.no_grad():
+        expected = torch.cat([theirs(input_ids=torch.tensor([text])).logits for text in TEXTS])
+    torch.testing.assert_close(back.logits(TEXTS), expected, rtol=0, atol=1e-5)
+
+
+def test_adapters_that_tell_no_labels_are_refused(tmp_path: Path) -> None:
+    model = make()
+    apply_lora(model, LoRAConfig(4, 8.0))
+    write_adapter(tmp_path / "plain", LoRAConfig(4, 8.0), lora_parameters(model), str(tmp_path))
+    assert not is_classifier(tmp_path / "plain")
+    with pytest.raises(UserError, match="an adapter without a head for labels"):
+        read_classifier(tmp_path / "plain")
+    adapted(tmp_path)
+    (tmp_path / "adapter" / LABEL_FILE).write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_classifier(tmp_path / "adapter")
