@@ -22,16 +22,28 @@ EXIT_USER = 2
 SHORT_STEPS = 4  # of a run under GPT2_SHORT=1, which the tests of the documentation set
 
 
-class TrainCommand(click.Command):
-    """A command whose flags are the fields of TrainConfig, listed by --help from the fields themselves."""
+class SettingsCommand(click.Command):
+    """A command whose flags are the fields of a configuration, listed by --help from the fields themselves."""
+
+    def settings(self) -> type[Any]:
+        """The configuration's class, imported when it is asked for."""
+        raise NotImplementedError
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
         from gpt2.config import describe
-        from gpt2.train.config import TrainConfig
 
         with formatter.section("Settings (flags here, keys in CONFIG.toml)"):
-            formatter.write_dl(describe(TrainConfig))
+            formatter.write_dl(describe(self.settings()))
+
+
+class TrainCommand(SettingsCommand):
+    """`gpt2 train` with the fields of TrainConfig."""
+
+    def settings(self) -> type[Any]:
+        from gpt2.train.config import TrainConfig
+
+        return TrainConfig
 
 
 @click.command(

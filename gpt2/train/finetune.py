@@ -231,4 +231,4 @@ def describe(config: TuneConfig, lessons: Lessons, run: Run) -> None:
     say(f"{whole / 1e6:.1f}M parameters{share}, on {config.device} in {config.dtype}")
     val = "none held out" if lessons.val is None else f"{len(lessons.val):,} held out"
     say(f"{len(lessons.train):,} examples ({lessons.tokens:,} tokens), {val}")
-    say(f"{what_was_chosen(config, lessons.kind)}, into {quote(config.out)}")
+    say(f"{what_was_chosen(config, lessons.kind, len(lessons.train))}, into {quote(config.out)}")

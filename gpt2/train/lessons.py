@@ -87,10 +87,6 @@ def check_kind(config: TuneConfig, train: ExampleSet, val: ExampleSet | None) ->
 
     if train.kind == "label":
         check_labels(train, val)
-        if config.method == "lora":
-            raise UserError("--method lora: a head for labels is trained with all weights; use --method full")
-    if config.labels is not None and train.kind != "label":
-        raise UserError(f"--labels: {config.data} holds {train.format}, not texts with labels")
     for name, kind in (("beta", "preference"), ("lm_weight", "label")):
         if train.kind != kind and getattr(config, name) != getattr(TuneConfig, name):
             raise UserError(f"--{name}: {config.data} holds {train.format}; it is for {kind} examples alone")

@@ -29,6 +29,7 @@ BATCH_TOKENS = 32_768  # of such a step, about
 EPOCHS = ((1_000, 5.0), (50_000, 3.0), (500_000, 2.0))  # (below so many examples, passes over them); else 1
 HELD_OUT, MOST_HELD_OUT = 0.1, 2_000  # share of the examples, and the most of them
 FULL_RATE, RATE_WIDTH = 1e-4, 768  # of a model so wide; narrower ones take larger steps
+MOST_WIDER = 4.0  # times that rate, at most
 LORA_TIMES = 10.0  # an adapter's rate over that of all weights
 EVALUATIONS = 10  # of a run
 
@@ -163,7 +164,7 @@ def fit_to_data(config: TuneConfig, model: GPTConfig, examples: int, tokens: int
     """Fill in batch, epochs and rate for so many examples of so many tokens together, and a model of this shape."""
     batch = config.batch_examples or choose_batch(examples, tokens)
     epochs = config.epochs or next((passes for below, passes in EPOCHS if examples < below), 1.0)
-    rate = FULL_RATE * RATE_WIDTH / model.n_embd * (LORA_TIMES if config.method == "lora" else 1.0)
+    rate = FULL_RATE * min(MOST_WIDER, RATE_WIDTH / model.n_embd) * (LORA_TIMES if config.method == "lora" else 1.0)
     return replace(
         config,
         batch_examples=min(batch, examples),
@@ -198,11 +199,13 @@ def decide_rhythm(config: TuneConfig, max_steps: int) -> TuneConfig:
     return replace(config, max_steps=max_steps, eval_every=every, save_every=save_every)
 
 
-def what_was_chosen(config: TuneConfig, kind: Kind) -> str:
-    """The run in a line, for a person."""
+def what_was_chosen(config: TuneConfig, kind: Kind, examples: int) -> str:
+    """The run over so many examples in a line, for a person."""
+    assert config.max_steps is not None and config.batch_examples is not None
+    epochs = config.max_steps * config.batch_examples / examples
     what = {"text": "text", "completion": "completions", "label": "labels", "preference": "preferences"}[kind]
     how = f"LoRA of rank {config.rank}" if config.method == "lora" else "all weights"
     return (
-        f"{what}, {how}: {config.max_steps:,} steps of {config.batch_examples} examples ({config.epochs:.3g} epochs), "
+        f"{what}, {how}: {config.max_steps:,} steps of {config.batch_examples} examples ({epochs:.3g} epochs), "
         f"learning rate {config.learning_rate:g}, {config.schedule}, evaluated every {config.eval_every:,} steps"
     )

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killed_runs import failing_at, run_and_kill, trace
 
 from gpt2.checkpoint.train_state import newest_good_step, steps
 from gpt2.errors import UserError
 from gpt2.train.config import TrainConfig
-from gpt2.train.loop import Run, StepResult
 from gpt2.train.pretrain import pretrain, resume
 
 STEPS = 60
-TRACE = ("step", "tokens", "train/loss", "grad_norm", "learning_rate")
-
-
-def trace(run: Path) -> list[tuple[float, ...]]:
-    """What must be the same to the last bit; JSON keeps every digit of a float."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [tuple(line[key] for key in TRACE) for line in lines if "train/loss" in line]
 
 
 def command(tokens: Path, out: Path) -> list[str]:
@@ -35,27 +25,6 @@ def command(tokens: Path, out: Path) -> list[str]:
     settings = {"data": tokens, "out": out, **shape, **rhythm}
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     return [sys.executable, "-m", "gpt2", "train", *flags]
-
-
-def run_and_kill(arguments: list[str], out: Path, dice: random.Random, while_saving: bool) -> bool:
-    """Start the command, kill -9 it some time after its first new step (in the midst of a save, if asked to).
-
-    True if it was killed, False if it ended before.
-    """
-    before = len(trace(out)) if (out / "metrics.jsonl").exists() else 0
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while process.poll() is None and (not (out / "metrics.jsonl").exists() or len(trace(out)) <= before):
-            time.sleep(0.01)
-        if while_saving:
-            while process.poll() is None and not any(out.glob(".step_*.tmp")):
-                pass
-        else:
-            time.sleep(dice.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
-    finally:
-        process.kill()
 
 
 @pytest.mark.slow
@@ -86,19 +55,6 @@ def test_resuming_continues_optimizer_dropout_and_data_to_the_bit(
                 pretrain(tiny(out=str(broken), **settings), quiet=True)
         resume(broken, quiet=True)
         assert trace(broken) == trace(whole.folder)
-
-
-def failing_at(step: int) -> Callable[..., None]:
-    from gpt2.train.hooks import Log
-
-    original = Log.__call__
-
-    def call(self: Log, run: Run, result: StepResult) -> None:
-        original(self, run, result)
-        if run.state.step == step:
-            raise ZeroDivisionError
-
-    return call
 
 
 def test_a_damaged_checkpoint_is_passed_over(
