@@ -10,8 +10,8 @@ A layout says where a row ends and how its fields are told apart:
     json        an array of JSON objects
     csv, tsv    a header with the columns' names, then rows; a CSV may have semicolons for commas
 
-What the fields mean is shapes.py's. A file's name decides nothing, but one that promises a table or JSON and holds
-neither is refused.
+What the fields mean is shapes.py's. A file's name decides only whether a line `text` is a table's header; one that
+promises a table or JSON and holds neither is refused.
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ def _named_otherwise(path: Path, first: str) -> Layout:
     """Plain text, unless the name says that it should be more: prose is no likely content of a .csv file."""
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
+        if has_shape([first]):
+            return "tsv" if suffix == ".tsv" else "csv"
         raise UserError(
             f"{path} line 1: no column is known by its name in {first[:60]!r}; say which is which with "
             "--columns prompt=NAME,completion=NAME, or read it as it stands with --format text"
@@ -187,20 +189,27 @@ def _json_array(path: Path) -> Iterator[Row]:
         raise _wrong_json(text, _skip(text, end + 1), path, "nothing behind the array")
 
 
-def _decoded(text: str, place: int, path: Path) -> tuple[Any, int]:
+def _decoded(text: str, begin: int, path: Path) -> tuple[Any, int]:
     """The JSON value that begins at this place, and where it ends."""
     try:
-        return json.JSONDecoder().raw_decode(text, place)
+        return json.JSONDecoder().raw_decode(text, begin)
     except RecursionError:
-        raise _wrong_json(text, place, path, "a JSON object (nested too deeply)") from None
+        raise _wrong_json(text, begin, path, "a JSON object (nested too deeply)") from None
     except ValueError as error:
-        place = getattr(error, "pos", place)
-        raise _wrong_json(text, place, path, f"a JSON object ({getattr(error, 'msg', error)})") from None
+        place = getattr(error, "pos", begin)
+        expected = f"a JSON object ({getattr(error, 'msg', error)})"
+        if text.count("\n", begin, place):
+            expected = f"the object from line {_line(text, begin)} to go on ({getattr(error, 'msg', error)})"
+        raise _wrong_json(text, place, path, expected) from None
 
 
 def _wrong_json(text: str, place: int, path: Path, expected: str) -> UserError:
     found = text[place : place + 30].partition("\n")[0] or "the end of the line or file"
-    return UserError(f"{path} line {1 + text.count(chr(10), 0, place)}: expected {expected}, found {found!r}")
+    return UserError(f"{path} line {_line(text, place)}: expected {expected}, found {found!r}")
+
+
+def _line(text: str, place: int) -> int:
+    return 1 + text.count("\n", 0, place)
 
 
 def _skip(text: str, place: int) -> int:
