@@ -9,7 +9,6 @@ import click
 from gpt2.cli.verbs import ask, ending, make_asker, read_input, scorer_for, shorter, verb_options, verb_params
 from gpt2.cli.writing import SETTINGS, load_model, named
 from gpt2.errors import UserError
-from gpt2.evaluate.answering import surest
 from gpt2.evaluate.verbs import ANSWER, CLOSED_BOOK
 from gpt2.runtime import say
 
@@ -36,6 +35,8 @@ def command(question: str, context: str | None, **flags: Any) -> None:
       gpt2 answer --model runs/my --shots shots.jsonl "What is the sea?"
       gpt2 answer --model gpt2-xl --shots pairs.jsonl "Who wrote the book the origin of species?" # needs network
     """
+    from gpt2.evaluate.answering import surest
+
     params = verb_params(flags, greedy=True)
     if not question.strip():
         raise UserError("QUESTION: empty")

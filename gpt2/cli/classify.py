@@ -11,7 +11,6 @@ import click
 from gpt2.cli.verbs import ask, long_option, make_asker, read_input, scorer_for, shots_options
 from gpt2.cli.writing import SEED, SETTINGS, load_model, model_options, named, weights_options
 from gpt2.errors import UserError
-from gpt2.evaluate.answering import WAYS, Head, Likelihoods
 from gpt2.evaluate.verbs import classify
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ AT_ONCE = 64
 @click.option("--lines", is_flag=True, help="Each line is a text of its own, and gets a line with its label.")
 @click.option(
     "--by",
-    type=click.Choice(tuple(WAYS)),
+    type=click.Choice(("token", "sum", "character", "answer")),
     default="token",
     show_default=True,
     help='How labels are compared: log-likelihood per token, in sum, per character, or against that after "Answer:".',
@@ -80,11 +79,12 @@ def read_labels(text: str) -> list[str]:
 def by_head(model: Model, wanted: Sequence[str] | None, flags: dict[str, Any]) -> Valued | None:
     """By the model's own head, where it has one; UserError for what that has no use for."""
     from gpt2.checkpoint.classifier import is_classifier, read_classifier
+    from gpt2.evaluate.answering import Head
 
     assert model.folder is not None
     if not is_classifier(model.folder):
         return None
-    for name in filter(named, ("by", "shots", "k", "weights", "kv", "seed")):
+    for name in filter(named, ("by", "shots", "k", "template", "weights", "kv", "seed")):
         raise UserError(f"--{name}: {model.folder} has a head for labels, which has no use for it; leave it out")
     classifier = read_classifier(model.folder)
     if wanted is not None and set(wanted) != set(classifier.labels):
@@ -94,6 +94,8 @@ def by_head(model: Model, wanted: Sequence[str] | None, flags: dict[str, Any]) -
 
 def by_likelihood(model: Model, labels: Sequence[str] | None, texts: Sequence[str], flags: dict[str, Any]) -> Valued:
     """By how likely each label is as an answer."""
+    from gpt2.evaluate.answering import Likelihoods
+
     if labels is None:
         raise UserError(f"--labels: which? {model.folder} has no head for labels; as --labels positive,negative")
     room = max(len(model.tokenizer.encode(f" {label}")) for label in labels)

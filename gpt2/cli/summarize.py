@@ -8,7 +8,6 @@ import click
 
 from gpt2.cli.verbs import ask, ending, make_asker, read_input, scorer_for, shorter, verb_options, verb_params
 from gpt2.cli.writing import SETTINGS, load_model
-from gpt2.evaluate.answering import written
 from gpt2.evaluate.verbs import SUMMARIZE
 
 
@@ -32,6 +31,8 @@ def command(file: str, **flags: Any) -> None:
       gpt2 summarize --model gpt2-xl article.txt # needs network
       git log -5 | gpt2 summarize -
     """
+    from gpt2.evaluate.answering import written
+
     params = verb_params(flags, greedy=False)
     text = read_input(file)
     model = load_model(flags)

@@ -9,9 +9,8 @@ import click
 from gpt2.cli.verbs import ending, make_asker, read_input, scorer_for, shorter, verb_options, verb_params
 from gpt2.cli.writing import SETTINGS, load_model
 from gpt2.errors import UserError
-from gpt2.evaluate.answering import translated
+from gpt2.evaluate.asked import LINE
 from gpt2.evaluate.prompts import Example
-from gpt2.evaluate.tasks.rewriting import LINE
 from gpt2.evaluate.verbs import language, own_sentences, translate
 
 
@@ -40,6 +39,8 @@ def command(file: str, source: str, target: str, **flags: Any) -> None:
       gpt2 translate --from French --to English --shots shots.jsonl --max-new-tokens 20 -
       gpt2 translate --from fr --to en --model gpt2-xl lettre.txt # needs network
     """
+    from gpt2.evaluate.answering import translated
+
     if source.lower() == target.lower():
         raise UserError(f"--from {source} --to {target}: the same language")
     params = verb_params(flags, greedy=True)

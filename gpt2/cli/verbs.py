@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gpt2.cli.shots import read_escapes
 from gpt2.cli.writing import (
     SEED,
     Decorator,
@@ -47,8 +48,14 @@ def verb_options(defaults: SamplingParams) -> Callable[[Command], Command]:
 
 
 def shots_options(command: Command) -> Command:
-    """--shots and --k, as `gpt2 generate --task` has them."""
+    """--shots and --k, as `gpt2 generate --task` has them, and --template."""
     options = [
+        click.option(
+            "--template",
+            metavar="TEXT",
+            callback=read_escapes,
+            help=r"Other words than the paper's, as those that a model was tuned on: 'Text: {input}\nShort:'.",
+        ),
         click.option(
             "--shots",
             metavar="FILE",
@@ -88,9 +95,9 @@ def make_asker(verb: Verb, model: Model, room: int, flags: Mapping[str, Any], ow
     from gpt2.evaluate.verbs import Asker, read_shots
     from gpt2.tokenizer.chat_template import ChatTemplate
 
-    source = model.tokenizer.chat_template
+    source = model.tokenizer.chat_template if flags["template"] is None else None
     chat = ChatTemplate(source, model.tokenizer) if source else None
-    verb = verb.in_turns() if chat else verb
+    verb = verb.in_turns() if chat else verb if flags["template"] is None else verb.worded(flags["template"])
     examples: Sequence[Example] = () if chat else own
     if flags["shots"] is not None:
         verb, examples = read_shots(flags["shots"], verb)

@@ -63,7 +63,8 @@ def command(prompt: str | None, **flags: Any) -> None:
 
 def prompt_for(text: str, model: Model, params: SamplingParams, flags: dict[str, Any]) -> tuple[Prompt, SamplingParams]:
     """What the model reads: the text itself, or examples and turns around it; and where it then stops."""
-    if flags["shots"] is None and flags["k"] is None and not model.tokenizer.chat_template:
+    asked = any(flags[name] is not None for name in ("shots", "k", "template"))
+    if not (asked or model.tokenizer.chat_template):
         return text, params
     asker = make_asker(WRITE, model, params.max_new_tokens, flags | {"long": "error"})
     (prompt,) = asker.prompts({"prompt": text})

@@ -14,14 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2.config import load_toml
 from gpt2.errors import UserError
+from gpt2.evaluate.asked import DRAWN_BY_TWO, FROM_MEMORY, GREEDY, LINE, PAIR, STORY, TLDR, TURN, Writing
 from gpt2.evaluate.metrics import sentences
 from gpt2.evaluate.pieces import pieces
 from gpt2.evaluate.prompts import Example, Form, Prompt, PromptBuilder, Template, read_objects
-from gpt2.evaluate.tasks.comparing import GREEDY
-from gpt2.evaluate.tasks.passages import TURN
-from gpt2.evaluate.tasks.recall import FROM_MEMORY
-from gpt2.evaluate.tasks.rewriting import DRAWN_BY_TWO, LINE, PAIR, TLDR
-from gpt2.evaluate.writing import Writing
 
 if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
@@ -56,6 +52,19 @@ class Verb:
         """What of a written text is the answer."""
         return " ".join(sentences(text)[: self.sentences]) if self.sentences else text.strip()
 
+    def worded(self, pattern: str) -> Verb:
+        """Asked in other words; {input} or {prompt} there is the field that the verb's own template ends with."""
+        main = Template(self.template).fields[-1]
+        for name in INPUTS:
+            pattern = pattern.replace(f"{{{name}}}", f"{{{main}}}")
+        known, used = {main, *self.names}, Template(pattern).fields
+        for name in used:
+            if name not in known:
+                raise UserError(f"--template {pattern!r}: no field '{name}' here; there are input, {', '.join(known)}")
+        if main not in used:
+            raise UserError(f"--template {pattern!r}: has no {{input}}, where the text goes")
+        return replace(self, template=pattern, before="" if "context" in used else self.before)
+
     def in_turns(self) -> Verb:
         """For a model that was tuned on dialogues: it has learned where its answers end."""
         return replace(self, template=self.asked, separator="", sentences=0, writing=replace(self.writing, stop=()))
@@ -85,7 +94,7 @@ ANSWER = Verb(
 )
 CLOSED_BOOK = Verb(FROM_MEMORY, GREEDY, "{question}", "", "\n", names={"question": ("question",)}, answers=("answer",))
 
-WRITE = Verb("{prompt}", Writing(512, (), top_k=40), "{prompt}", "")
+WRITE = Verb("{prompt}", STORY, "{prompt}", "", names={"prompt": ("prompt",)})
 
 
 def translate(source: str, target: str) -> Verb:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpt2.errors import UserError
+from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.prefixes import Ids
 from gpt2.evaluate.score import Scorer, Scores
 from gpt2.inference.sampling import SamplingParams
@@ -17,29 +17,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 64  # prompts between two reports of progress
 TOPS = 200  # likeliest tokens that are looked at: more than there are stop words near the top
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How a text is written. `beams` 1 is greedy unless `top_k` says to draw among so many tokens at temperature 1."""
-
-    max_new_tokens: int = 32
-    stop: tuple[str, ...] = ("\n",)
-    beams: int = 1
-    length_penalty: float = 0.6
-    top_k: int = 1
-
-    def settings(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "stop": list(self.stop)}
-        if self.beams > 1:
-            return found | {"beams": self.beams, "length_penalty": self.length_penalty}
-        return found | ({"top_k": self.top_k} if self.top_k > 1 else {"greedy": True})
-
-    def params(self, seed: int | None = None) -> SamplingParams:
-        """The same without its beams, as an engine takes it."""
-        if self.top_k == 1:
-            return SamplingParams(self.max_new_tokens, temperature=0.0, top_k=0, stop=self.stop, seed=seed)
-        return SamplingParams(self.max_new_tokens, temperature=1.0, top_k=self.top_k, stop=self.stop, seed=seed)
 
 
 def write(

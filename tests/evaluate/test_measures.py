@@ -9,11 +9,11 @@ import pytest
 from fake_scores import FakeScores
 
 from gpt2.errors import UserError
+from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.detokenize import WIKITEXT
 from gpt2.evaluate.measures import Choose, LastWord, ReadOn, Setting, Shots, Write, mean
 from gpt2.evaluate.metrics import exact
 from gpt2.evaluate.tasks.texts import WORDS_AND_ENDS, articles, units_of, whole
-from gpt2.evaluate.writing import Writing
 
 FIVE_LINES = [" \n", " = Lobster = \n", " \n", " It is blue , and 7 @.@ 5 cm long . \n", " Nobody eats it \n"]
 

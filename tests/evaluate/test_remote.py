@@ -15,11 +15,12 @@ from tiny_models import BYTES, TINY, make, write_model
 
 import gpt2 as package
 from gpt2.errors import UserError
+from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.measures import LastWord, ReadOn, Setting
 from gpt2.evaluate.remote import RemoteScorer, scored
 from gpt2.evaluate.score import Scorer
 from gpt2.evaluate.tasks.texts import whole
-from gpt2.evaluate.writing import Writing, write
+from gpt2.evaluate.writing import write
 from gpt2.model.gpt import GPT
 
 

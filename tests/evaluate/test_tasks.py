@@ -56,7 +56,7 @@ def written(ask: Any, data: Data, job: Job) -> Any:
     """Beams and draws need a real model (tests of runs have one): here only what they are asked is made."""
     from dataclasses import replace
 
-    from gpt2.evaluate.writing import Writing
+    from gpt2.evaluate.asked import Writing
 
     plain = replace(ask, writing=Writing(ask.writing.max_new_tokens, ask.writing.stop))
     return plain.measure(FakeScores(), data.test.items, data.test.items, Setting(job.shots))

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Fields
 from gpt2.evaluate.measures.base import NO_SHOTS, Columns, Measured, Prompts, Setting, Shots, fill
 from gpt2.evaluate.prompts import Example
 from gpt2.evaluate.score import Scores
 from gpt2.evaluate.statistics import Column
-from gpt2.evaluate.writing import Writing, write
+from gpt2.evaluate.writing import write
 
 GREEDY_LINE = Writing()
 SEAM = 8  # tokens that a cut text may grow by when it is encoded anew

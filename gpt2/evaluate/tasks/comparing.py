@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Fields
 from gpt2.evaluate.measures import mean
 from gpt2.evaluate.metrics import bleu_sums, drop_scores, exact, f1, first_sentences, left_out, rouge
-from gpt2.evaluate.writing import Writing
 
 Scored = dict[str, tuple[str, tuple[float, ...]]]
 
 BEAMS = Writing(32, ("\n",), beams=4)
-GREEDY = Writing(32, ("\n",))
 UNANSWERABLE = "unanswerable"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Fields, Form, Hub
 from gpt2.evaluate.measures import Ask, LastWord, Shots, Write, mean
 from gpt2.evaluate.metrics import verbatim
 from gpt2.evaluate.rows import Row
 from gpt2.evaluate.tasks.task import Task
-from gpt2.evaluate.writing import Writing
 
 
 def completion(row: Row) -> Fields:

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2.errors import UserError, did_you_mean
+from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Fields, Form
 from gpt2.evaluate.measures import Ask, Choose, LastWord, ReadOn, Shots, Write, mean
 from gpt2.evaluate.metrics import exact, f1
@@ -43,7 +44,6 @@ from gpt2.evaluate.rows import Row, plain_lines
 from gpt2.evaluate.tasks.comparing import by_bleu, by_rouge
 from gpt2.evaluate.tasks.task import Task
 from gpt2.evaluate.tasks.texts import whole
-from gpt2.evaluate.writing import Writing
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gpt2.evaluate.asked import GREEDY, TURN
 from gpt2.evaluate.data import Fields, Form, Hub
 from gpt2.evaluate.measures import Shots, Write
 from gpt2.evaluate.rows import Row, json_object, objects
 from gpt2.evaluate.tasks.comparing import (
     BEAMS,
-    GREEDY,
     UNANSWERABLE,
     by_drop,
     by_f1_left_out,
     by_squad,
 )
 from gpt2.evaluate.tasks.task import Task
-
-TURN = "Q: {question}\n\nA:"  # a question after a passage; GPT-2's paper, section 3.5, says only that "A:" ends it
 
 
 def coqa_rows(paths: Sequence[Path]) -> Iterator[Row]:

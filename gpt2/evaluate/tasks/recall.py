@@ -7,18 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt2.evaluate.asked import FROM_MEMORY, GREEDY, Writing
 from gpt2.evaluate.data import Fields, Form, Hub
 from gpt2.evaluate.measures import Shots, Write
 from gpt2.evaluate.rows import Row, objects, open_text, parse_object
 from gpt2.evaluate.tasks.comparing import (
     BEAMS,
-    GREEDY,
     by_exact,
 )
 from gpt2.evaluate.tasks.task import Task
-from gpt2.evaluate.writing import Writing
-
-FROM_MEMORY = "Q: {question}\nA:"  # as GPT-2 is asked here: its paper, section 3.8, shows no prompt
 
 
 def trivia_rows(paths: Sequence[Path]) -> Iterator[Row]:

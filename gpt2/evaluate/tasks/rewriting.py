@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2.errors import UserError
+from gpt2.evaluate.asked import DRAWN_BY_TWO, LINE, PAIR, PAIRS_SHOWN, TLDR, Writing
 from gpt2.evaluate.data import Fields, Form, Hub
 from gpt2.evaluate.measures import Shots, Write
 from gpt2.evaluate.metrics import first_sentences
@@ -18,13 +19,6 @@ from gpt2.evaluate.tasks.comparing import (
     by_rouge,
 )
 from gpt2.evaluate.tasks.task import Task
-from gpt2.evaluate.writing import Writing
-
-PAIR = "{source} ="  # GPT-2's paper, section 3.7: examples are lines `english sentence = french sentence`
-PAIRS_SHOWN = 5  # how many pairs GPT-2 was shown is not stated: chosen
-LINE = Writing(200, ("\n",))
-TLDR = "{article}\nTL;DR:"  # section 3.6
-DRAWN_BY_TWO = Writing(100, (), top_k=2)
 
 
 def segments(paths: Sequence[Path]) -> Iterator[Row]:
