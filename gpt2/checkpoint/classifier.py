@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2 import atomic
-from gpt2.checkpoint.adapters import CONFIG, Adapter, is_adapter, read_adapter, write_adapter
+from gpt2.checkpoint.adapters import (
+    CONFIG,
+    Adapter,
+    base_folder,
+    is_adapter,
+    merge_into,
+    read_adapter,
+    write_adapter,
+)
 from gpt2.checkpoint.find import find_folder
 from gpt2.checkpoint.hf_config import hf_can_express, read_config
 from gpt2.checkpoint.names import SCORE, plain_name
@@ -158,22 +166,18 @@ def adapted_classifier(adapter: Adapter, folder: Path, base: str | Path | None) 
     """An adapter's head over its base with the adapter in it."""
     import torch
 
-    from gpt2.model.lora import apply_lora, load_lora, merge_lora
-
     if adapter.head is None:
         raise UserError(
             f"{folder}: an adapter without a head for labels; make one with gpt2 finetune on labelled texts"
         )
     head = torch.from_numpy(adapter.head)
-    base = find_folder(base or adapter.base)
+    base = find_folder(base) if base is not None else base_folder(adapter)
     config = read_config(base)
     labels = read_labels(folder / LABELS, head.size(0))
     check_head(folder, head, labels, config)
     adapter.check(config)
     module = load_module(base, config)
-    apply_lora(module, adapter.config)
-    load_lora(module, {name: torch.from_numpy(tensor) for name, tensor in adapter.state.items()})
-    merge_lora(module)
+    merge_into(module, adapter)
     return Classifier(labels, with_head(module, head))
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gpt2.checkpoint.adapters import write_adapter
-from gpt2.checkpoint.classifier import write_classifier
+from gpt2.checkpoint.classifier import write_classifier, write_classifier_adapter
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.data.examples import ExampleSet, Pairs
@@ -131,18 +131,25 @@ def build_run(config: TuneConfig, lessons: Lessons, place: Place) -> Run:
 def build_weights(config: TuneConfig, lessons: Lessons, place: Place) -> tuple[Weights, Objective]:
     """The model of these settings with the head that its examples ask for, and what it is to make small."""
     model = load_base(config, lessons)
-    objective: Objective = TokenLoss()
-    if lessons.kind == "label":
-        objective = build_classifier(model, lessons.train, config.lm_weight)
-    elif lessons.kind == "preference":
-        objective = PreferenceLoss(config.beta)
     dtype: torch.dtype = getattr(torch, config.dtype)
     if config.method == "lora":
-        return LoRAWeights(with_adapter(model.to(place.device), config, dtype), dtype, place.ranks), objective
+        model = with_adapter(model.to(place.device), config, dtype)
+        objective = objective_of(config, lessons, model)  # a head is hung on when all else is frozen
+        return LoRAWeights(model, dtype, place.ranks), objective
+    objective = objective_of(config, lessons, model)
     if place.mesh is not None and replicated(config, lessons):
         return ReplicatedWeights(model.to(place.device), dtype, place.ranks), objective
     tokens = config.max_steps * lessons.tokens / len(lessons.train) * config.batch_examples  # type: ignore[operator]
     return lay_out(model, config, place, tokens), objective
+
+
+def objective_of(config: TuneConfig, lessons: Lessons, model: GPT) -> Objective:
+    """What is to be made small; the model gets the head that it asks for."""
+    if lessons.kind == "label":
+        return build_classifier(model, lessons.train, config.lm_weight)
+    if lessons.kind == "preference":
+        return PreferenceLoss(config.beta)
+    return TokenLoss()
 
 
 def load_base(config: TuneConfig, lessons: Lessons) -> GPT:
@@ -200,6 +207,10 @@ def held_out(config: TuneConfig, lessons: Lessons, run: Run, place: Place) -> Ca
 
 def writer_of(config: TuneConfig, lessons: Lessons) -> ModelWriter:
     """What makes a checkpoint a folder to use: a model, one with labels, or an adapter that names its base."""
+    if config.method == "lora" and lessons.kind == "label":
+        return lambda folder, state, notes: write_classifier_adapter(
+            folder, config.lora, state, lessons.train.labels, config.model, lessons.tokenizer, notes
+        )
     if config.method == "lora":
         return lambda folder, state, notes: write_adapter(
             folder, config.lora, state, config.model, lessons.tokenizer, notes
