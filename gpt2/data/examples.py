@@ -172,9 +172,7 @@ def preview(examples: ExampleSet, tokenizer: Tokenizer) -> list[tuple[str, bool]
 def _check_kind(path: Path, kind: Kind, options: ReadOptions) -> None:
     """Options that go with other kinds of examples than these."""
     if options.labels is not None and kind != "label":
-        raise UserError(
-            f"{path}: --labels was given, but its examples are of the kind {kind}; expected fields text, label"
-        )
+        raise UserError(f"{path}: --labels was given, but no example has one (kind: {kind}); expected text, label")
     if options.loss == "all" and kind == "preference":
         raise UserError(f"{path}: --loss all does not go with preference pairs, which compare completions")
 
@@ -210,8 +208,8 @@ def _fitted(path: Path, tokens: Tokens, kind: Kind, room: int, too_long: TooLong
     count, every = int(long.sum()), len(long)
     at = int(tokens.longest().argmax())
     said = (
-        f"{count:,} of {every:,} {'texts are' if kind == 'text' else 'examples are'} longer than the context of "
-        f"{room - 1} tokens (the longest, on line {tokens.lines[at]}: {tokens.longest()[at] - 1:,})"
+        f"longer than the context of {room - 1} tokens: {count:,} of {every:,} {'texts' if kind == 'text' else 'examples'}"
+        f" (the longest, on line {tokens.lines[at]}: {tokens.longest()[at] - 1:,})"
     )
     if too_long == "skip":
         return tokens.take(np.flatnonzero(~long)), [f"{said}; left out"]
@@ -249,7 +247,7 @@ def _remarks(first: Row, shape: Shape, tokenizer: Tokenizer, kind: Kind) -> Iter
 
 
 def _counts(reader: RecordReader) -> list[str]:
-    return [f"{count:,} {what}" for what, count in reader.left_out.items() if count]
+    return [f"{what}: {count:,}" for what, count in reader.left_out.items() if count]
 
 
 def _hash(path: Path, tokenizer: Tokenizer, context_length: int, options: ReadOptions, reader: RecordReader) -> str:

@@ -70,7 +70,7 @@ class RecordReader:
     def _text(self, row: Row, where: str) -> Record | None:
         text = self._field(row, "text", where)
         if not text.strip():
-            self.left_out["texts without any text were left out"] += 1
+            self.left_out["texts without any text, left out"] += 1
             return None
         return Record(row.line, text, ([*self.start, (text, True), *self.end],))
 
@@ -87,7 +87,7 @@ class RecordReader:
         prompt = self._prompt(row, where)
         chosen, rejected = self._filled(row, "chosen", where), self._filled(row, "rejected", where)
         if chosen.strip() == rejected.strip():
-            self.left_out["pairs of equal texts were left out"] += 1
+            self.left_out["pairs of equal texts, left out"] += 1
             return None
         return Record(row.line, prompt, (self._answered(prompt, chosen), self._answered(prompt, rejected)))
 
@@ -110,7 +110,7 @@ class RecordReader:
             raise UserError(f"{where}: expected a message of the assistant, which is what is learned; found none")
         if not all(answer.strip() for answer in answers):
             raise UserError(f"{where}: expected text in each message of the assistant, found an empty one")
-        self.left_out["conversations were cut behind their last answer"] += messages[-1]["role"] != "assistant"
+        self.left_out["conversations cut behind their last answer"] += messages[-1]["role"] != "assistant"
         return self._chat(row, messages, where)
 
     def _chat(self, row: Row, messages: list[dict[str, str]], where: str) -> Record:
