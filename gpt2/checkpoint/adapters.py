@@ -97,7 +97,7 @@ def merge_into(module: GPT, adapter: Adapter) -> None:
     with torch.no_grad():
         for target in adapter.targets:
             weight = module.get_parameter(f"{target}.weight")
-            weight += torch.from_numpy(adapter.delta(target)).to(weight)
+            weight.add_(torch.from_numpy(adapter.delta(target)).to(weight))
 
 
 def base_folder(adapter: Adapter) -> Path:

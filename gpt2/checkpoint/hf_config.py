@@ -30,6 +30,8 @@ def read_config(folder: Path) -> GPTConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(f"{folder}: an adapter, no whole model; gpt2 merge makes one of it") from None
         raise UserError(f"{folder}: not a model folder, it has no config.json") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None

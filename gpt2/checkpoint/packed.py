@@ -32,6 +32,7 @@ from gpt2.model.quant import FORMATS, GROUP, Packed
 from gpt2.runtime import check_jit, say
 
 if TYPE_CHECKING:
+    from gpt2.checkpoint.adapters import Adapter
     from gpt2.tokenizer.bpe import Tokenizer
 
 KEY = "packed_weights"  # of config.json
@@ -53,24 +54,29 @@ class PackedModel:
     matrices: dict[str, Packed] = field(default_factory=dict)
     vectors: dict[str, Floats] = field(default_factory=dict)
     group: int = GROUP  # columns that share a scale in its int8 matrices
+    factors: dict[str, Floats] = field(default_factory=dict)  # norm -> what its output was divided by (equalise.py)
 
     @property
     def nbytes(self) -> int:
         return sum(m.nbytes for m in self.matrices.values()) + sum(v.nbytes for v in self.vectors.values())
 
 
-def pack_folder(folder: Path, config: GPTConfig, weights: str = "int8", group: int = GROUP) -> PackedModel:
-    """Pack the float weights of a folder, holding no more than the result and one tensor of theirs.
+def pack_folder(
+    folder: Path, config: GPTConfig, weights: str = "int8", group: int = GROUP, adapter: Adapter | None = None
+) -> PackedModel:
+    """Pack the float weights of a folder, an adapter folded into them, holding no more than the result and one tensor.
 
     safetensors are read without torch, pytorch_model.bin with it. UserError for what does not fit config.json.
     """
+    merged = adapter.merged if adapter else lambda name, weight: weight
     if weight_files(folder)[0].suffix == ".safetensors":
         tensors = dict(fitting(folder, config, _mapped(folder)))
-        return _pack(config, weights, group, str(folder), lambda name: tensors[name].floats(), _releaser(tensors))
+        read = lambda name: merged(name, tensors[name].floats())  # noqa: E731
+        return _pack(config, weights, group, str(folder), read, _releaser(tensors))
     from gpt2.checkpoint.native import read_weights
 
     state = read_weights(folder, config)
-    return _pack(config, weights, group, str(folder), lambda name: state[name].numpy())
+    return _pack(config, weights, group, str(folder), lambda name: merged(name, state[name].numpy()))
 
 
 def pack_state(
@@ -91,7 +97,8 @@ def _pack(
     check_format(weights)
     model = PackedModel(config, weights, group=group)
     if weights not in ("float32", "bfloat16"):
-        read = Equalised(config, read)
+        read = evened = Equalised(config, read)
+        model.factors = evened.found
     for name, (rows, _) in matrix_shapes(config, weights).items():
         source = "wte.weight" if name == "lm_head.weight" and config.tie_head else name
         try:

@@ -113,7 +113,7 @@ def write(model: Model, out: Path, weights: str) -> None:
     from gpt2.checkpoint.packed import pack_folder, write_packed
 
     assert model.folder is not None
-    packed = pack_folder(model.folder, model.config, weights)
+    packed = pack_folder(model.folder, model.config, weights, adapter=model.adapter)
     try:
         write_packed(out, packed, model.tokenizer)
     except BaseException:

@@ -14,16 +14,18 @@ BLOCK = 1 << 22
 
 
 def about(model: Model, name: str) -> dict[str, Any]:
-    """What results say of a model: its hash is of config.json and the files of weights, in the order of their names."""
+    """What results say of a model: its hash is of config.json and the files of weights, in the order of their names,
+    and of an adapter's."""
     from gpt2.checkpoint.names import PACKED_WEIGHTS, weight_files
     from gpt2.checkpoint.packed import is_packed
     from gpt2.model.sizes import parameters
 
     assert model.folder is not None
     files = [model.folder / PACKED_WEIGHTS] if is_packed(model.folder) else weight_files(model.folder)
+    adapter = model.adapter.files if model.adapter else []
     return {
         "name": name,
-        "sha256": hash_files([model.folder / "config.json", *sorted(files)]),
+        "sha256": hash_files([model.folder / "config.json", *sorted(files), *adapter]),
         "tokenizer": model.tokenizer.hash,
         "parameters": parameters(model.config),
         "context_length": model.config.context_length,

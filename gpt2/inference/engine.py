@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from gpt2.errors import UserError
 from gpt2.inference.driver import Driver
 from gpt2.inference.jobs import Job, Stats, Turn, draft_room, take
 from gpt2.inference.request import Request, Span, State
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
 
 Params = SamplingParams | Sequence[SamplingParams] | None
+Adapters = int | Sequence[int]
 
 
 class Model(Protocol):
@@ -41,7 +43,8 @@ class Model(Protocol):
 class Engine:
     """Writes with a model, or with a (runner, tokenizer); at most `max_streams` texts at a time, the rest wait.
 
-    `drafter` guesses what comes next (see speculate.py) and changes no text. Any thread may call any method.
+    `drafter` guesses what comes next (see speculate.py) and changes no text. `adapter` is the number of one of the
+    runner's, from 1 on, and 0 the base as it is. Any thread may call any method.
     """
 
     def __init__(
@@ -58,33 +61,37 @@ class Engine:
         self._driver = Driver(self.step)
         self._begin()
 
-    def generate(self, prompts: Sequence[Prompt], params: Params = None, overflow: Overflow = "slide") -> list[Result]:
+    def generate(
+        self, prompts: Sequence[Prompt], params: Params = None, overflow: Overflow = "slide", adapter: Adapters = 0
+    ) -> list[Result]:
         """Continue each prompt (text, or token ids) `n` times; the results of the first prompt come first.
 
-        `params` are for all, or one for each prompt. As the plain loop's `generate`, its errors too. Those that may
-        become longest are begun first, so that few are left at the end.
+        `params` and `adapter` are for all, or one for each prompt. As the plain loop's `generate`, its errors too.
+        Those that may become longest are begun first, so that few are left at the end.
         """
         results: dict[int, Result] = {}
-        texts = self._texts(prompts, params, overflow)
+        texts = self._texts(prompts, params, overflow, adapter)
         longest_first = sorted(range(len(texts)), key=lambda place: -texts[place].params.max_new_tokens)
         for piece in self._follow(texts, longest_first):
             if piece.result:
                 results[piece.row] = piece.result
         return [results[row] for row in sorted(results)]
 
-    def stream(self, prompts: Sequence[Prompt], params: Params = None, overflow: Overflow = "slide") -> Iterator[Piece]:
+    def stream(
+        self, prompts: Sequence[Prompt], params: Params = None, overflow: Overflow = "slide", adapter: Adapters = 0
+    ) -> Iterator[Piece]:
         """`generate`, piece by piece as the text becomes certain; closing the iterator cancels what is left."""
-        texts = self._texts(prompts, params, overflow)
+        texts = self._texts(prompts, params, overflow, adapter)
         yield from self._follow(texts, range(len(texts)))
 
     async def astream(
-        self, prompt: Prompt, params: SamplingParams | None = None, overflow: Overflow = "slide"
+        self, prompt: Prompt, params: SamplingParams | None = None, overflow: Overflow = "slide", adapter: int = 0
     ) -> AsyncIterator[Piece]:
         """One prompt's pieces, beside those of other callers; one that goes away cancels its own and no other.
 
         The steps run in a thread. A request's error is raised here, and only here.
         """
-        job = self.add(prompt, params, overflow)
+        job = self.add(prompt, params, overflow, adapter)
         left = job.rows
         try:
             while left:
@@ -97,9 +104,11 @@ class Engine:
         finally:
             self.cancel(job)
 
-    def add(self, prompt: Prompt, params: SamplingParams | None = None, overflow: Overflow = "slide") -> Job:
+    def add(
+        self, prompt: Prompt, params: SamplingParams | None = None, overflow: Overflow = "slide", adapter: int = 0
+    ) -> Job:
         """Put one prompt in the queue; `step` until its inbox has the results of its n rows, or an error."""
-        (text,) = self._texts([prompt], params, overflow)
+        (text,) = self._texts([prompt], params, overflow, adapter)
         return self._enter(text, 0, deque())
 
     def cancel(self, job: Job) -> None:
@@ -151,7 +160,7 @@ class Engine:
                 self.drafter.forget(request)
         self._begin()
 
-    def _texts(self, prompts: Sequence[Prompt], params: Params, overflow: Overflow) -> list[Text]:
+    def _texts(self, prompts: Sequence[Prompt], params: Params, overflow: Overflow, adapter: Adapters) -> list[Text]:
         """Prompts as the model reads them; UserError for the first that cannot be."""
         if isinstance(prompts, str):
             raise TypeError("prompts is a list: [prompt]")
@@ -159,16 +168,26 @@ class Engine:
             params = [params or SamplingParams()] * len(prompts)
         if len(params) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts, but settings for {len(params)}")
+        adapters = [adapter] * len(prompts) if isinstance(adapter, int) else adapter
+        if len(adapters) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts, but adapters for {len(adapters)}")
+        self._check_adapters(adapters)
         config = self.runner.config
         texts = [
-            Text(config, self.tokenizer, prompt, settings, overflow, place)
-            for place, (prompt, settings) in enumerate(zip(prompts, params, strict=True))
+            Text(config, self.tokenizer, prompt, settings, overflow, place, number)
+            for place, (prompt, settings, number) in enumerate(zip(prompts, params, adapters, strict=True))
         ]
         for text in texts:
             self.scheduler.check(len(text.prompt), text.params.max_new_tokens, config.context_length)
         for text in texts:
             text.say_what_was_dropped()
         return texts
+
+    def _check_adapters(self, numbers: Sequence[int]) -> None:
+        known = getattr(self.runner, "adapters", 0)
+        for number in numbers:
+            if not 0 <= number <= known:
+                raise UserError(f"adapter {number}: the model was loaded with {known}; 0 is the base without any")
 
     def _follow(self, texts: Sequence[Text], order: Sequence[int]) -> Iterator[Piece]:
         """Enter the texts in this order and step until all are done."""
@@ -189,7 +208,8 @@ class Engine:
 
     def _enter(self, text: Text, first_row: int, inbox: deque[Piece | Exception]) -> Job:
         rows = [Row(text, first_row + sample, sample) for sample in range(text.params.n)]
-        request = Request(list(text.prompt), self.runner.config.context_length, rows, (next(self._tickets), 0))
+        order = next(self._tickets), 0
+        request = Request(list(text.prompt), self.runner.config.context_length, rows, order, text.adapter)
         job = self._jobs[request] = Job(len(rows), inbox, {request})
         self._arrived.append(request)
         return job

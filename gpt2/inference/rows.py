@@ -64,8 +64,9 @@ class Text:
         params: SamplingParams,
         overflow: Overflow,
         index: int = 0,
+        adapter: int = 0,
     ) -> None:
-        self.tokenizer, self.params, self.index = tokenizer, params, index
+        self.tokenizer, self.params, self.index, self.adapter = tokenizer, params, index, adapter
         tokens = encode_prompt(config, tokenizer, prompt)
         check_overflow(len(tokens), config.context_length, params.max_new_tokens, overflow)
         self.prompt = tokens[-config.context_length :]

@@ -20,6 +20,7 @@ from numba import types
 from gpt2.kernels import plan as at
 from gpt2.kernels.attention import attention
 from gpt2.kernels.cache import kernel, once
+from gpt2.kernels.low_rank import low_rank
 from gpt2.kernels.matrices import look_up, matmul, shorten, shorten_all
 from gpt2.kernels.scalars import exp, floats, ints, share, words
 from gpt2.kernels.survey import BLOCK, survey
@@ -145,17 +146,18 @@ def survey_logits(plan: Any, worker: Any) -> None:
 @once
 def forward(plan: Any, worker: Any) -> bool:
     """The step that the plan describes, this worker's share of it. True if it was given up."""
-    tokens = plan[at.TOKENS]
+    tokens, own = plan[at.TOKENS], plan[at.TOKEN_ADAPTERS]
     embed(plan, worker)
     for layer in range(plan[at.LAYERS]):
         norm(plan, 2 * layer, tokens, worker)
         if barrier(plan):
             return True
         matmul(plan, 4 * layer, plan[at.NORM], tokens, plan[at.QKV], plan[at.QKV_STRIDE], 0, worker)
+        low_rank(plan, 4 * layer, own, plan[at.NORM], tokens, plan[at.QKV], plan[at.QKV_STRIDE], worker)
         if barrier(plan):
             return True
         if layer == plan[at.LAYERS] - 1:
-            tokens = plan[at.OUTPUTS]
+            tokens, own = plan[at.OUTPUTS], plan[at.OUTPUT_ADAPTERS]
             if worker == 0:
                 keep_wanted(plan)
         attention(plan, layer, worker)
@@ -168,18 +170,21 @@ def forward(plan: Any, worker: Any) -> bool:
             if barrier(plan):
                 return True
         matmul(plan, 4 * layer + 1, plan[at.HEAD_OUT], tokens, plan[at.X], plan[at.WIDTH_PAD], 1, worker)
+        low_rank(plan, 4 * layer + 1, own, plan[at.HEAD_OUT], tokens, plan[at.X], plan[at.WIDTH_PAD], worker)
         if barrier(plan):
             return True
         norm(plan, 2 * layer + 1, tokens, worker)
         if barrier(plan):
             return True
         matmul(plan, 4 * layer + 2, plan[at.NORM], tokens, plan[at.MLP], plan[at.INNER_PAD], 0, worker)
+        low_rank(plan, 4 * layer + 2, own, plan[at.NORM], tokens, plan[at.MLP], plan[at.INNER_PAD], worker)
         if barrier(plan):
             return True
         gelu(plan, tokens, worker)
         if barrier(plan):
             return True
         matmul(plan, 4 * layer + 3, plan[at.MLP], tokens, plan[at.X], plan[at.WIDTH_PAD], 1, worker)
+        low_rank(plan, 4 * layer + 3, own, plan[at.MLP], tokens, plan[at.X], plan[at.WIDTH_PAD], worker)
         if barrier(plan):
             return True
     norm(plan, 2 * plan[at.LAYERS], tokens, worker)

@@ -25,8 +25,10 @@ from gpt2.kernels import plan as at
 from gpt2.kernels.survey import BLOCK
 from gpt2.kernels.team import Team
 from gpt2.kernels.vectors import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
+from gpt2.model.lora_config import TARGETS
 
 if TYPE_CHECKING:
+    from gpt2.checkpoint.adapters import Adapter
     from gpt2.checkpoint.packed import PackedModel
     from gpt2.inference.sampling import Choice
 
@@ -41,6 +43,7 @@ class CpuRunner:
 
     Tokens are chosen from the first `vocab_size` (a tokenizer may know fewer than the model; 0: all). `threads` 0 means
     GPT2_THREADS, else every core. `max_span`: new tokens of one text a step where layers are banded (0: see rings.py).
+    `adapters` over the model are numbered from 1 on.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class CpuRunner:
         threads: int = 0,
         vocab_size: int = 0,
         max_span: int = 0,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         kv = kv or ("float32" if model.weights == "float32" else "bfloat16")
         if kv not in KV_DTYPES:
@@ -64,7 +68,9 @@ class CpuRunner:
         self.threads = min(threads or thread_count(), 64)
         self._kept: list[np.ndarray] = []  # whatever the plan holds addresses of
         self._plan = np.zeros(at.FIELDS, np.int64)
+        self.adapters = len(adapters)
         self._describe_model()
+        self._describe_adapters(adapters)
         self._make_pool()
         self._make_buffers()
         self._lock = threading.Lock()
@@ -160,6 +166,16 @@ class CpuRunner:
             np.int64,
         )
 
+    def _describe_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Their matrices as kernels/low_rank.py reads them."""
+        rows = [row for adapter in adapters for row in low_rank_rows(self.model, adapter)]
+        if rows:
+            widest = padded(max(rank for rank, _, _ in rows), LANES)
+            table = [[rank, self._keep(a), self._keep(b)] for rank, a, b in rows]
+            self._plan[at.ADAPTERS] = self._keep(np.array(table, np.int64))
+            self._plan[at.NARROW] = self._keep(aligned((self.threads, widest), np.float32))
+            self._plan[at.NARROW_STRIDE] = widest
+
     def _make_pool(self) -> None:
         """Pages of the layers that look back on everything, layer by layer, then those of banded ones."""
         config, plan = self.config, self._plan
@@ -237,10 +253,13 @@ class CpuRunner:
             rows.append([first, len(span.tokens), span.start, page, ring, span.outputs, output])
             first, page, output = first + len(span.tokens), page + len(span.pages), output + span.outputs
             ring += len(span.ring)
-        self._step = [ids, positions, np.array(rows, np.int64), pages, wanted]  # alive as long as the step
+        own = np.repeat([span.adapter for span in spans], [len(span.tokens) for span in spans]).astype(np.int32)
+        adapters = [own, own[wanted]]
+        self._step = [ids, positions, np.array(rows, np.int64), pages, wanted, *adapters]  # alive as long as the step
         addresses = [array.ctypes.data for array in self._step]
         plan[at.TOKEN_IDS], plan[at.POSITIONS], plan[at.SPAN_TABLE] = addresses[:3]
-        plan[at.PAGE_TABLE], plan[at.OUTPUT_TOKENS] = addresses[3:]
+        plan[at.PAGE_TABLE], plan[at.OUTPUT_TOKENS] = addresses[3:5]
+        plan[at.TOKEN_ADAPTERS], plan[at.OUTPUT_ADAPTERS] = addresses[5:] if own.any() else (0, 0)
         plan[at.TOKENS], plan[at.SPANS], plan[at.OUTPUTS] = first, len(spans), output
         self._tickets[:, 0] = 0
 
@@ -252,8 +271,8 @@ class CpuRunner:
         wanted: list[int] = []
         for span in spans:
             count, end = len(span.tokens), span.start + len(span.tokens)
-            if span.adapter:
-                raise UserError(f"adapter {span.adapter}: the processor's runner has none; merge it into the weights")
+            if not 0 <= span.adapter <= self.adapters:
+                raise UserError(f"adapter {span.adapter}: the runner has {self.adapters}; 0 is none of them")
             if not count or span.start < 0 or not 0 <= span.outputs <= count:
                 raise ValueError(f"a span of {count} tokens from {span.start} with {span.outputs} outputs")
             if end > self.config.context_length or end > len(span.pages) * PAGE_SIZE:
@@ -280,6 +299,25 @@ class CpuRunner:
             array = np.ascontiguousarray(array)
         self._kept.append(array)
         return int(array.ctypes.data)
+
+
+def low_rank_rows(model: PackedModel, adapter: Adapter) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """For each layer's four matrices: rank, A (r, Kp) and scale B' (r, Np); rank 0 where the adapter has nothing."""
+    adapter.check(model.config)
+    names = (f"h.{layer}.{part}" for layer in range(model.config.n_layer) for part in TARGETS)
+    return [low_rank_row(model, adapter, name) for name in names]
+
+
+def low_rank_row(model: PackedModel, adapter: Adapter, name: str) -> tuple[int, np.ndarray, np.ndarray]:
+    """Where the norm before the matrix was evened out for quantisation, A takes its output as it is now."""
+    matrix, low = model.matrices[f"{name}.weight"], adapter.state.get(f"{name}.lora_A", np.zeros((0, 0), np.float32))
+    a = aligned((len(low), padded(matrix.columns, GROUP)), np.float32)
+    b = aligned((len(low), padded(matrix.rows, LANES)), np.float32)
+    if len(low):
+        norm = name.replace("attn.c_attn", "ln_1").replace("mlp.c_fc", "ln_2")
+        a[:, : matrix.columns] = low * model.factors.get(norm, np.float32(1.0))
+        b[:, : matrix.rows] = adapter.state[f"{name}.lora_B"].T * np.float32(adapter.config.scale)
+    return len(low), a, b
 
 
 def thread_count() -> int:

@@ -100,7 +100,7 @@ class Flat:
     """The context of one pass over all spans' tokens as one row (1, N), in an order of its own.
 
     `outputs` (number of wanted logits) are the places in that row of the tokens after which logits are wanted, in
-    the spans' order. The keys and values of the new tokens go into the spans' pages.
+    the spans' order; `order` are the spans in the row's. The keys and values of the new tokens go into their pages.
     """
 
     def __init__(self, pool: Pool, spans: Sequence[Span]) -> None:
@@ -115,6 +115,7 @@ class Flat:
                 firsts[index] = place
                 place += len(spans[index].tokens)
             order += parts[-1][1]
+        self.order = order
         self.input_ids = self._tensor([token for span in order for token in span.tokens])[None]  # (1, N)
         self.positions = self._tensor([position for span in order for position in positions_of(span)])  # (N)
         kinds = set(pool.kinds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from gpt2.model.config import GPTConfig
 from gpt2.runtime import check_jit, pick_device, pick_dtype, say
 
 if TYPE_CHECKING:
+    from gpt2.checkpoint.adapters import Adapter
     from gpt2.checkpoint.packed import PackedModel
     from gpt2.inference.runners.cpu import CpuRunner
     from gpt2.inference.runners.torch import TorchRunner
@@ -95,16 +97,18 @@ def compiled() -> bool:
     return any(cache.folder().glob("*/cpu.take_part*.nbc"))
 
 
-def read_weights(folder: Path, config: GPTConfig, weights: str) -> PackedModel:
-    """The model as the kernels read it: mapped where the folder holds it so, else packed now."""
+def read_weights(folder: Path, config: GPTConfig, weights: str, adapter: Adapter | None = None) -> PackedModel:
+    """The model as the kernels read it: mapped where the folder holds it so, else packed now, an adapter within."""
     from gpt2.checkpoint.packed import is_packed, pack_folder, read_packed
 
     if not compiled():
         say(COMPILING)
-    return read_packed(folder) if is_packed(folder) else pack_folder(folder, config, weights)
+    return read_packed(folder) if is_packed(folder) else pack_folder(folder, config, weights, adapter=adapter)
 
 
-def cpu_runner(model: PackedModel, streams: int, kv: str, vocab_size: int) -> CpuRunner:
+def cpu_runner(
+    model: PackedModel, streams: int, kv: str, vocab_size: int, adapters: Sequence[Adapter] = ()
+) -> CpuRunner:
     """The processor's runner, with room for so many texts of full length; KernelsFail if one token is too much for it.
 
     That token also brings the weights into memory; the compiler, which it loads, may then leave it.
@@ -114,7 +118,7 @@ def cpu_runner(model: PackedModel, streams: int, kv: str, vocab_size: int) -> Cp
 
     pages = streams * pages_for(model.config.context_length)
     try:
-        runner = CpuRunner(model, pages, None if kv == "auto" else kv, vocab_size=vocab_size)
+        runner = CpuRunner(model, pages, None if kv == "auto" else kv, vocab_size=vocab_size, adapters=adapters)
         runner.step([Span([0], 0, [0], ring=range(runner.rings.each))])
         let_go_of_compiler()
     except UserError:
@@ -124,11 +128,12 @@ def cpu_runner(model: PackedModel, streams: int, kv: str, vocab_size: int) -> Cp
     return runner
 
 
-def torch_runner(module: GPT, streams: int, vocab_size: int) -> TorchRunner:
+def torch_runner(module: GPT, streams: int, vocab_size: int, adapters: Sequence[Adapter] = ()) -> TorchRunner:
     """The runner through the model's own lines, with room for so many texts of full length."""
     from gpt2.inference.runners.torch import TorchRunner
 
-    return TorchRunner(module, streams * pages_for(module.config.context_length), vocab_size=vocab_size)
+    pages = streams * pages_for(module.config.context_length)
+    return TorchRunner(module, pages, vocab_size=vocab_size, adapters=adapters)
 
 
 def unpacked_module(folder: Path) -> GPT:

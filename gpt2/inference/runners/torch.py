@@ -6,7 +6,9 @@ R rows of logits  C n_embd  V vocabulary
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,11 +17,15 @@ from gpt2.errors import UserError
 from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.request import PAGE_SIZE, Span
 from gpt2.inference.rings import rings_for
+from gpt2.inference.runners.beside import Beside
 from gpt2.inference.runners.graphs import Graphs
 from gpt2.inference.runners.paged import Flat, Pool
 from gpt2.inference.sampling import Choice, SamplingParams, choose
 from gpt2.model.gpt import GPT
 from gpt2.model.masks import check_room
+
+if TYPE_CHECKING:
+    from gpt2.checkpoint.adapters import Adapter
 
 
 class TorchRunner:
@@ -28,7 +34,8 @@ class TorchRunner:
     `max_span`: new tokens of one text in a step, where layers are banded (0: see rings.py).
     `vocab_size`: tokens are chosen from the first so many (a tokenizer may know fewer than the model); 0 all.
     `logits` (R, V), float32, are those of the last step.
-    `graphs`: on CUDA, steps of one token a text are replayed from graphs, see runners.graphs.
+    `graphs`: on CUDA, steps of one token a text are replayed from graphs, see runners.graphs; those with an adapter
+    are not. `adapters` are numbered from 1 on.
     """
 
     def __init__(
@@ -40,8 +47,10 @@ class TorchRunner:
         vocab_size: int = 0,
         graphs: bool = True,
         max_span: int = 0,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self.module, self.config = module, module.config
+        self.adapters, self._beside = len(adapters), Beside(module, adapters)
         self.pages, self.max_tokens, self.max_outputs = pages, max_tokens, max_outputs
         self.vocab_size = min(vocab_size or module.config.vocab_size, module.config.vocab_size)
         weight = module.wte.weight
@@ -54,7 +63,7 @@ class TorchRunner:
     def step(self, spans: Sequence[Span]) -> None:
         """Read the spans' tokens; afterwards there is a row of logits (float32) for each wanted output, in order.
 
-        Raises UserError past the context and for adapters, ValueError for more than the runner's limits.
+        Raises UserError past the context and for unknown adapters, ValueError for more than the runner's limits.
         """
         self._check(spans)
         was_training = self.module.training
@@ -93,10 +102,12 @@ class TorchRunner:
 
     def _read(self, spans: Sequence[Span]) -> Tensor:
         """The hidden states (R, C) of the wanted outputs."""
-        if self._graphs is not None and self._graphs.take(spans):
+        adapted = any(span.adapter for span in spans)
+        if self._graphs is not None and not adapted and self._graphs.take(spans):
             return self._graphs.read(spans)
         context = Flat(self.pool, spans)
-        hidden = self.module.body(context.input_ids, context)[0]  # (N, C)
+        with self._beside.reading(context.order) if adapted else nullcontext():
+            hidden = self.module.body(context.input_ids, context)[0]  # (N, C)
         return hidden[context.outputs]
 
     def _check(self, spans: Sequence[Span]) -> None:
@@ -107,8 +118,8 @@ class TorchRunner:
             raise ValueError(f"a step of {tokens} tokens and {outputs} outputs; the most are "
                              f"{self.max_tokens} and {self.max_outputs}")  # fmt: skip
         for span in spans:
-            if span.adapter:
-                raise UserError(f"adapter {span.adapter}: this runner has none; use 0")
+            if not 0 <= span.adapter <= self.adapters:
+                raise UserError(f"adapter {span.adapter}: the runner has {self.adapters}; 0 is none of them")
             end = span.start + len(span.tokens)
             check_room(end, self.config)
             if not 0 < len(span.tokens) >= span.outputs or len(span.pages) * PAGE_SIZE < end:
