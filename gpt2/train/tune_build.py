@@ -109,7 +109,8 @@ def build_run(config: TuneConfig, lessons: Lessons, place: Place) -> Run:
     assert config.max_steps is not None and config.micro_batch_size is not None and config.batch_examples is not None
     seed_everything(config.seed)
     weights, objective = build_weights(config, lessons, place)
-    rows = rows_of(lessons.train, config, lessons, weights, place)
+    untrained = lessons.folder.parent != Path(config.out)  # not a checkpoint of this run
+    rows = rows_of(lessons.train, config, lessons, weights if untrained else None, place)
     seed_dropout(config.seed, place.ranks.data_rank)
     on_gpu = place.device.startswith("cuda")
     return Run(
@@ -168,18 +169,21 @@ def with_adapter(model: GPT, config: TuneConfig, dtype: torch.dtype) -> GPT:
     return model
 
 
-def rows_of(examples: ExampleSet, config: TuneConfig, lessons: Lessons, weights: Weights, place: Place) -> Rows:
-    """How these examples become rows; of pairs with what the model, not yet trained, thinks of them."""
+def rows_of(examples: ExampleSet, config: TuneConfig, lessons: Lessons, base: Weights | None, place: Place) -> Rows:
+    """How these examples become rows; of pairs with what the model thinks of them while it is not yet trained.
+
+    `base` is None where it is: then that has to be known already.
+    """
     room = choose_room(examples.examples, lessons.shape.context_length)
     reference: NDArray[np.float32] | None = None
     if isinstance(examples.examples, Pairs):
-        reference = reference_of(examples, examples.examples, config, lessons, weights, place)
+        reference = reference_of(examples, examples.examples, config, lessons, base, place)
     # A GPU's attention is made for each length of rows: there all are alike.
     return Rows(examples.examples, room, room if place.device.startswith("cuda") else GRAIN, reference)
 
 
 def reference_of(
-    examples: ExampleSet, pairs: Pairs, config: TuneConfig, lessons: Lessons, weights: Weights, place: Place
+    examples: ExampleSet, pairs: Pairs, config: TuneConfig, lessons: Lessons, base: Weights | None, place: Place
 ) -> NDArray[np.float32]:
     """The base's margins, from a file beside the run if they have been computed before; the main process does it."""
     name = "reference" if examples is lessons.train else "reference_val"
@@ -190,8 +194,10 @@ def reference_of(
     path = Path(config.out) / f"{name}.safetensors"
 
     def compute() -> NDArray[np.float32]:
+        if base is None:
+            raise UserError(f"{path}: gone, or of other pairs; what the base thought is not known now: start a new run")
         say(f"{len(examples):,} pairs: what the base thinks of them is computed once")
-        return reference_margins(weights.worker, pairs, place.device)
+        return reference_margins(base.worker, pairs, place.device)
 
     mine = kept_reference(path, what, compute) if place.ranks.is_main else np.empty(0, np.float32)
     return place.ranks.share(mine)
@@ -201,7 +207,7 @@ def held_out(config: TuneConfig, lessons: Lessons, run: Run, place: Place) -> Ca
     """Makes the held-out batches, the same each time; None where nothing is held out."""
     if lessons.val is None:
         return None
-    rows = rows_of(lessons.val, config, lessons, run.weights, place)
+    rows = rows_of(lessons.val, config, lessons, run.weights if run.state.step == 0 else None, place)
     return functools.partial(validation_batches, rows, config.eval_examples, place.device, place.ranks)
 
 

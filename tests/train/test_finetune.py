@@ -193,9 +193,12 @@ def tune_labels(tiny: Settings, tmp_path: Path, **changes: Any) -> Tuned:
     return finetune(**tiny(data=str(data), max_steps=40, eval_every=10, learning_rate=2e-3, **changes), quiet=True)
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_labels_are_learned_and_reported_beside_a_bag_of_words(tiny: Settings, tmp_path: Path, dtype: str) -> None:
-    tuned = tune_labels(tiny, tmp_path, dtype=dtype)
+def test_labels_are_learned_and_reported_beside_a_bag_of_words(
+    tiny: Settings, tmp_path: Path, method: str, dtype: str
+) -> None:
+    tuned = tune_labels(tiny, tmp_path, method=method, dtype=dtype)
     assert tuned.report is not None
     assert next(iter(tuned.report.rows.values())).accuracy > 0.9
     assert read_classifier(find_folder(tuned.folder)).labels == ("digits", "letters")
@@ -223,6 +226,17 @@ def test_preferences_raise_the_margin_of_held_out_pairs(
         patch.setattr("gpt2.train.tune_build.reference_margins", None)  # it is kept, not computed again
         resume(broken, quiet=True)
     assert trace(broken) == trace(whole.folder)
+
+
+@pytest.mark.parametrize("gone", ["reference", "reference_val"])
+def test_what_the_base_thought_of_pairs_is_not_made_up_from_a_trained_model(
+    tiny: Settings, tmp_path: Path, gone: str
+) -> None:
+    rows = [{"prompt": f"{n}:", "chosen": " yes, please", "rejected": " no!"} for n in range(40)]
+    tuned = finetune(**tiny(data=str(write_lines(tmp_path / "pairs.jsonl", rows)), max_steps=2), quiet=True)
+    (tuned.folder / f"{gone}.safetensors").unlink()
+    with pytest.raises(UserError, match=f"{gone}.safetensors: gone, or of other pairs"):
+        resume(tuned.folder, quiet=True)
 
 
 def test_new_tokens_get_rows_and_the_old_ones_keep_theirs(tiny: Settings, base: Path) -> None:
