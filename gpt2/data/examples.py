@@ -207,9 +207,10 @@ def _fitted(path: Path, tokens: Tokens, kind: Kind, room: int, too_long: TooLong
         return tokens, []
     count, every = int(long.sum()), len(long)
     at = int(tokens.longest().argmax())
+    what = "texts" if kind == "text" else "examples"
     said = (
-        f"longer than the context of {room - 1} tokens: {count:,} of {every:,} {'texts' if kind == 'text' else 'examples'}"
-        f" (the longest, on line {tokens.lines[at]}: {tokens.longest()[at] - 1:,})"
+        f"longer than the context of {room - 1} tokens: {count:,} of {every:,} {what} "
+        f"(the longest, on line {tokens.lines[at]}: {tokens.longest()[at] - 1:,})"
     )
     if too_long == "skip":
         return tokens.take(np.flatnonzero(~long)), [f"{said}; left out"]
