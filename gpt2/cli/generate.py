@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +65,9 @@ def command(prompt: str | None, **flags: Any) -> None:
     With --task the prompt is one item of a task, and solved ones (--shots) come before it, as many as fit: never cut,
     never the item itself. How many is said on standard error.
 
-    With --input each line may have settings of its own (max_new_tokens, temperature, ...) and an id; the output has
-    both index and id, in the order in which texts are finished. The same command again goes on where a run ended.
+    With --input each line may have settings of its own (max_new_tokens, temperature, ...), an id, and an adapter (the
+    folder of one over the model: all are written together); the output has index, id and adapter, in the order in which
+    texts are finished. The same command again goes on where a run ended.
 
     \b
     Examples:
@@ -87,7 +89,7 @@ def command(prompt: str | None, **flags: Any) -> None:
     model = load_model(flags)
     if flags["task"] is not None:
         text = few_shot_prompt(text, model, params.max_new_tokens, flags)
-    words = model.tokenizer.encode(text, allowed_special="all") if flags["special"] else text
+    words = with_special(text, model) if flags["special"] else text
     engine = None
     if flags["beams"] is not None:
         pieces = search(model, words, params, flags)
@@ -163,20 +165,25 @@ def write_file(flags: dict[str, Any], params: SamplingParams) -> None:
     from gpt2.inference import batch
     from gpt2.inference.scheduler import MAX_STREAMS
 
-    model = load_model(flags)
-
-    def encode(text: str) -> Prompt:
-        return model.tokenizer.encode(text, allowed_special="all") if flags["special"] else text
+    items = batch.read_items(Path(flags["input_"]), params)
+    model = load_model(flags, batch.named_adapters(items))
+    if flags["special"]:
+        items = [replace(item, prompt=with_special(item.prompt, model)) for item in items]
 
     def as_dict(item: batch.Item, result: Result) -> dict[str, Any]:
         name = {} if item.id is None else {"id": item.id}
+        name |= {} if item.adapter is None else {"adapter": item.adapter}
         return {"index": item.index, **name, **text_as_dict(item.written, result, model.tokenizer.decode)}
 
-    items = batch.read_items(Path(flags["input_"]), params, encode)
     engine = make_engine(model, min(MAX_STREAMS, sum(item.params.n for item in items)), flags)
     batch.write_all(engine, items, Path(flags["output"]), as_dict, flags["overflow"])
     if engine.stats.drafted:
         say(f"{engine.stats.accepted} of {engine.stats.drafted} guesses right")
+
+
+def with_special(prompt: Prompt, model: Model) -> Prompt:
+    """A text's tokens, special ones where their names stand in it."""
+    return model.tokenizer.encode(prompt, allowed_special="all") if isinstance(prompt, str) else prompt
 
 
 class Printer:

@@ -51,7 +51,7 @@ def command(text: str | None, top: int, eot: bool, save: str | None, as_json: bo
         raise UserError(f"--top {top}: must be at least 0")
     from gpt2 import api
 
-    model = api.load(flags["model"], flags["device"], flags["dtype"])
+    model = api.load(flags["model"], flags["device"], flags["dtype"], adapter=flags["adapter"])
     report = describe(model)
     if text is not None:
         tokens = text_tokens(model, text, eot)

@@ -26,13 +26,19 @@ SETTINGS = {"token_normalize_func": lambda name: name.replace("_", "-")}  # --to
 
 
 def model_options(command: Command) -> Command:
-    """--model, --device, --dtype."""
+    """--model, --adapter, --device, --dtype."""
     options = [
         click.option(
             "--model",
             metavar="MODEL",
             help="A model folder, a run's folder (its best, else its last step), or a Hugging Face id such as gpt2. "
-            "Without it: GPT2_MODEL, else the newest run here, else GPT-2 from the Hugging Face cache.",
+            "Without it: GPT2_MODEL, else the newest run here, else GPT-2 from the Hugging Face cache. An adapter's "
+            "folder is loaded over the base that it names.",
+        ),
+        click.option(
+            "--adapter",
+            metavar="FOLDER",
+            help="A LoRA adapter (PEFT's files) over the model; without --model over the base that it names.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
         click.option(
@@ -136,11 +142,14 @@ def sampling_params(flags: dict[str, Any]) -> SamplingParams:
     return SamplingParams(**{name: value for name, value in flags.items() if name in names})
 
 
-def load_model(flags: dict[str, Any]) -> Model:
-    """The model that the flags name."""
+def load_model(flags: dict[str, Any], beside: Sequence[str] = ()) -> Model:
+    """The model that the flags name, with --adapter in it, or with several adapters beside it."""
     from gpt2 import api
 
-    return api.load(flags["model"], flags["device"], flags["dtype"], flags["weights"], flags["kv"])
+    if beside and flags["adapter"] is not None:
+        raise UserError(f"--adapter {flags['adapter']}: prompts of the file name adapters of their own; leave it out")
+    adapter = beside or flags["adapter"]
+    return api.load(flags["model"], flags["device"], flags["dtype"], flags["weights"], flags["kv"], adapter)
 
 
 def make_drafter(draft: str, model: Model, streams: int, flags: dict[str, Any]) -> Drafter | None:
@@ -151,7 +160,7 @@ def make_drafter(draft: str, model: Model, streams: int, flags: dict[str, Any]) 
 
     if draft == "lookup":
         return PromptLookup()
-    smaller = load_model(flags | {"model": draft, "weights": "auto"})
+    smaller = load_model(flags | {"model": draft, "weights": "auto", "adapter": None})
     if smaller.tokenizer.hash != model.tokenizer.hash:
         raise UserError(f"--draft {draft}: its tokenizer is another than the model's; take one of the same family")
     return SmallerModel(smaller.runner(streams))

@@ -26,6 +26,7 @@ def about(model: Model, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "sha256": hash_files([model.folder / "config.json", *sorted(files), *adapter]),
+        **({"adapter": str(model.adapter.folder)} if model.adapter else {}),
         "tokenizer": model.tokenizer.hash,
         "parameters": parameters(model.config),
         "context_length": model.config.context_length,

@@ -1,8 +1,9 @@
 """Many prompts from a file of JSON lines, their texts into another; a run that ended early goes on where it was.
 
-Input: one object a line with `prompt` (text, or a list of token ids), maybe `id` (copied to the output), maybe settings
-of its own by the names of SamplingParams' fields. Output: one object a text, in the order in which they are finished,
-with `index` (the prompt's place in the input, from 0) and `sample`.
+Input: one object a line with `prompt` (text, or a list of token ids), maybe `id` (copied to the output), maybe
+`adapter` (the folder of one over the model), maybe settings of its own by the names of SamplingParams' fields. Output:
+one object a text, in the order in which they are finished, with `index` (the prompt's place in the input, from 0) and
+`sample`.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ class Item:
     prompt: Prompt  # as the engine takes it
     params: SamplingParams
     id: Any = None
+    adapter: str | None = None
 
 
-def read_items(path: Path, params: SamplingParams, encode: Callable[[str], Prompt] = lambda text: text) -> list[Item]:
+def read_items(path: Path, params: SamplingParams) -> list[Item]:
     """All prompts of a file, with `params` where a line has none of its own; empty lines are left out.
 
     UserError that names file and line for anything that is not as it should be.
@@ -53,8 +55,13 @@ def read_items(path: Path, params: SamplingParams, encode: Callable[[str], Promp
     items: list[Item] = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
-            items.append(_item(len(items), f"{path} line {number}", line, params, encode))
+            items.append(_item(len(items), f"{path} line {number}", line, params))
     return items
+
+
+def named_adapters(items: Sequence[Item]) -> list[str]:
+    """The folders that the items name, each once; the first is number 1 in the engine."""
+    return list(dict.fromkeys(item.adapter for item in items if item.adapter is not None))
 
 
 def check_items(engine: Engine, items: Sequence[Item], overflow: Overflow) -> None:
@@ -92,7 +99,10 @@ def write_all(
     as_dict: Callable[[Item, Result], dict[str, Any]],
     overflow: Overflow = "slide",
 ) -> None:
-    """Write every text that the output does not have yet; those that may become longest are begun first."""
+    """Write every text that the output does not have yet; those that may become longest are begun first.
+
+    The engine's adapters are `named_adapters` of all the items, in their order.
+    """
     check_items(engine, items, overflow)
     done = finished(output, items)
     left = [item for item in items if any((item.index, sample) not in done for sample in range(item.params.n))]
@@ -101,7 +111,7 @@ def write_all(
     left.sort(key=lambda item: -item.params.max_new_tokens)
     ticker = Ticker(output, len(items), len(items) - len(left))
     with Lines(output) as lines:
-        for item, results in _results(engine, left, overflow):
+        for item, results in _results(engine, left, overflow, named_adapters(items)):
             for result in results:
                 if (item.index, result.sample) not in done:
                     lines.write(as_dict(item, result))
@@ -155,15 +165,18 @@ class Ticker:
         return f"{self.output}: {self.done} of {self.total} prompts, {rate:,.0f} tokens/s, {left:.0f} s left"
 
 
-def _results(engine: Engine, items: Sequence[Item], overflow: Overflow) -> Iterator[tuple[Item, list[Result]]]:
+def _results(
+    engine: Engine, items: Sequence[Item], overflow: Overflow, adapters: Sequence[str]
+) -> Iterator[tuple[Item, list[Result]]]:
     """Each item with its results, as they are finished; a few wait in the engine, the rest here."""
-    waiting = deque(items)
+    waiting, numbers = deque(items), {name: number for number, name in enumerate(adapters, 1)}
     live: dict[Job, tuple[Item, list[Result]]] = {}
     try:
         while waiting or live:
             while waiting and len(live) < AHEAD * engine.max_streams:
                 item = waiting.popleft()
-                live[engine.add(item.prompt, item.params, overflow)] = (item, [])
+                number = 0 if item.adapter is None else numbers[item.adapter]
+                live[engine.add(item.prompt, item.params, overflow, number)] = (item, [])
             engine.step()
             for job, (item, results) in tuple(live.items()):
                 results += _taken(job, item)
@@ -188,11 +201,13 @@ def _taken(job: Job, item: Item) -> list[Result]:
     return results
 
 
-def _item(index: int, where: str, line: bytes, params: SamplingParams, encode: Callable[[str], Prompt]) -> Item:
+def _item(index: int, where: str, line: bytes, params: SamplingParams) -> Item:
     values = _object(line, where)
     if "prompt" not in values:
         raise UserError(f'{where}: has no "prompt"')
-    written, name = values.pop("prompt"), values.pop("id", None)
+    written, name, adapter = values.pop("prompt"), values.pop("id", None), values.pop("adapter", None)
+    if not (adapter is None or isinstance(adapter, str)):
+        raise UserError(f'{where}: "adapter" must be the name of a folder')
     ids = isinstance(written, list) and all(type(token) is int for token in written)
     if not (isinstance(written, str) or ids):
         raise UserError(f'{where}: "prompt" must be a text, or a list of token ids')
@@ -203,7 +218,7 @@ def _item(index: int, where: str, line: bytes, params: SamplingParams, encode: C
         own = replace(params, **values)
     except (UserError, TypeError) as error:
         raise UserError(f"{where}: {error}") from None
-    return Item(index, where, written, encode(written) if isinstance(written, str) else written, own, name)
+    return Item(index, where, written, written, own, name, adapter)
 
 
 def _text_of(line: bytes, items: Sequence[Item], where: str) -> tuple[int, int]:
