@@ -12,6 +12,7 @@ from gpt2.cli.verbs import ask, long_option, make_asker, read_input, scorer_for,
 from gpt2.cli.writing import SEED, SETTINGS, load_model, model_options, named, weights_options
 from gpt2.errors import UserError
 from gpt2.evaluate.verbs import classify
+from gpt2.runtime import pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from gpt2.api import Model
@@ -78,17 +79,22 @@ def read_labels(text: str) -> list[str]:
 
 def by_head(model: Model, wanted: Sequence[str] | None, flags: dict[str, Any]) -> Valued | None:
     """By the model's own head, where it has one; UserError for what that has no use for."""
+    import torch
+
     from gpt2.checkpoint.classifier import is_classifier, read_classifier
     from gpt2.evaluate.answering import Head
 
-    assert model.folder is not None
-    if not is_classifier(model.folder):
+    folder = model.adapter.folder if model.adapter else model.folder
+    assert folder is not None
+    if not is_classifier(folder):
         return None
     for name in filter(named, ("by", "shots", "k", "template", "weights", "kv", "seed")):
-        raise UserError(f"--{name}: {model.folder} has a head for labels, which has no use for it; leave it out")
-    classifier = read_classifier(model.folder)
+        raise UserError(f"--{name}: {folder} has a head for labels, which has no use for it; leave it out")
+    classifier = read_classifier(folder, model.folder if model.adapter else None)
     if wanted is not None and set(wanted) != set(classifier.labels):
-        raise UserError(f"--labels: {model.folder} was tuned for {', '.join(classifier.labels)}; leave --labels out")
+        raise UserError(f"--labels: {folder} was tuned for {', '.join(classifier.labels)}; leave --labels out")
+    device = pick_device(model.device)
+    classifier.module.to(device=device, dtype=getattr(torch, pick_dtype(model.dtype, device)))
     return Head(classifier, model.tokenizer, flags["long"])
 
 

@@ -27,9 +27,8 @@ def command(file: str, **flags: Any) -> None:
     \b
     Examples:
       gpt2 summarize held-out.txt
-      gpt2 summarize held-out.txt --model runs/my --long walk --max-new-tokens 20 --seed 1 > summaries.txt
+      head -c 2000 held-out.txt | gpt2 summarize --model runs/my --long walk --max-new-tokens 20 > summaries.txt
       gpt2 summarize --model gpt2-xl article.txt # needs network
-      git log -5 | gpt2 summarize -
     """
     from gpt2.evaluate.answering import written
 

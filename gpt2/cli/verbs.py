@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,8 @@ def shots_options(command: Command) -> Command:
         click.option(
             "--shots",
             metavar="FILE",
-            help='Solved examples to show, one JSON object a line: {"input": ..., "output": ...}, or as told above.',
+            help='Solved examples to show: {"input": ..., "output": ...} on each line (or with names as told above), a '
+            "CSV file with such columns, lines input||output, or another form that gpt2 finetune reads.",
         ),
         click.option(
             "--k",
@@ -160,6 +162,8 @@ def read_input(name: str) -> str:
     from gpt2.evaluate.rows import open_text
 
     where = "standard input" if name == "-" else name
+    if name == "-" and sys.stdin.isatty():
+        say("reading standard input; Ctrl-D ends it")
     text = read_prompt("-") if name == "-" else open_text(Path(name))
     if not text.strip():
         raise UserError(f"{where}: empty")

@@ -118,15 +118,12 @@ def value_of(item: Mapping[str, Any], name: str, where: str) -> str:
 
 def read_examples(path: str | Path, template: Template) -> list[Example]:
     """A file of JSON objects, one a line, as examples; UserError that names file, line and field."""
-    return [template.example(item, where) for item, where in read_objects(path)]
-
-
-def read_objects(path: str | Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """A file of JSON objects, one a line, each with its file and line; UserError for a line that is none."""
+    found: list[Example] = []
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
         if line.strip():
             where = f"{path} line {number}"
-            yield read_object(line, where), where
+            found.append(template.example(read_object(line, where), where))
+    return found
 
 
 def read_object(line: bytes | str, where: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from gpt2.errors import UserError
 from gpt2.evaluate.asked import DRAWN_BY_TWO, FROM_MEMORY, GREEDY, LINE, PAIR, STORY, TLDR, TURN, Writing
 from gpt2.evaluate.metrics import sentences
 from gpt2.evaluate.pieces import pieces
-from gpt2.evaluate.prompts import Example, Form, Prompt, PromptBuilder, Template, read_objects
+from gpt2.evaluate.prompts import Example, Form, Prompt, PromptBuilder, Template
 
 if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
@@ -134,13 +134,15 @@ def own_sentences(source: str, target: str) -> list[Example]:
 
 
 def read_shots(path: str | Path, verb: Verb) -> tuple[Verb, list[Example]]:
-    """A file of solved examples, one JSON object a line, and the verb as they ask for it; UserError for a bad line.
+    """Solved examples of a file in any form of data/formats.py, and the verb as they ask for it; UserError, with line.
 
     Answers about passages of their own come with a `context` each: the passage is then part of every item.
     """
-    found = list(read_objects(path))
-    if not found:
-        raise UserError(f"{path}: no example in it; expected one JSON object a line")
+    from gpt2.data.formats import read_rows, recognise
+
+    columns = {*INPUTS, *OUTPUTS, *verb.answers, *(name for names in verb.names.values() for name in names)}
+    rows = read_rows(Path(path), recognise(Path(path), columns))
+    found = [(row.fields, f"{path} line {row.line}") for row in rows]
     if verb.before:
         known = verb.names[verb.long]
         own = [any(name in item for name in known) for item, _ in found]

@@ -13,7 +13,9 @@ import pytest
 import torch
 from tiny_models import BYTES, make, state_of, write_model
 
-from gpt2.checkpoint.classifier import with_head, write_classifier
+from gpt2.checkpoint.classifier import read_classifier, with_head, write_classifier, write_classifier_adapter
+from gpt2.model.lora import apply_lora, lora_parameters
+from gpt2.model.lora_config import LoRAConfig
 from gpt2.tokenizer.chat_template import DEFAULT_TEMPLATE
 
 TEXT = "The ship went out to sea. Men sang of it. Nobody knows why. It came back late.\n"
@@ -123,6 +125,19 @@ def test_a_tuned_classifier_uses_its_head(gpt2: Callable[..., Any], text: Path, 
     assert useless.code == 2 and "--by:" in useless.err and "no use for it" in useless.err
 
 
+def test_an_adapter_with_a_head_uses_it_over_its_base(gpt2: Callable[..., Any], text: Path, tmp_path: Path) -> None:
+    module = make()
+    base = write_model(tmp_path / "base", module)
+    apply_lora(module, LoRAConfig(rank=2))
+    state = {name: torch.randn_like(tensor) for name, tensor in lora_parameters(module).items()}
+    state["score.weight"] = torch.randn(2, 32)
+    write_classifier_adapter(tmp_path / "a", LoRAConfig(rank=2), state, ["sea", "land"], str(base), BYTES)
+    done = gpt2("classify", "--model", tmp_path / "a", "--json", text)
+    assert done.code == 0, done.err
+    expected = read_classifier(tmp_path / "a").logits([BYTES.encode(TEXT.strip())[:64]])[0].log_softmax(0)
+    assert list(json.loads(done.out)["scores"].values()) == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 def test_a_model_with_a_chat_template_is_asked_in_turns(gpt2: Callable[..., Any], text: Path, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", make(context_length=256, scale=15.0), BYTES.with_template(DEFAULT_TEMPLATE))
     for words in (
@@ -159,7 +174,7 @@ def test_a_model_with_a_chat_template_is_asked_in_turns(gpt2: Callable[..., Any]
         (["answer", " "], "QUESTION: empty"),
         (["answer", "--long", "walk", "Who?"], "--long: of which text? add --context FILE"),
         (["answer", "--context", "empty.txt", "Who?"], "empty.txt: empty"),
-        (["write", "--shots", "empty.txt", "A"], "empty.txt: no example in it"),
+        (["write", "--shots", "empty.txt", "A"], "empty.txt: empty; expected examples"),
         (["classify", "text.txt"], "--labels: which?"),
         (["classify", "--labels", "one", "text.txt"], "at least two names"),
         (["classify", "--labels", "a,,b", "text.txt"], "at least two names"),

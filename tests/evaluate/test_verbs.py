@@ -74,6 +74,12 @@ def test_examples_are_read_by_the_verb_s_names_or_by_those_of_any_file(tmp_path:
     assert [one.text for one in read_shots(path, SUMMARIZE)[1]] == ["T\nTL;DR: S", "P\nTL;DR: C"]
 
 
+def test_tables_and_lines_of_pairs_are_examples_too(tmp_path: Path) -> None:
+    for text in ("en,fr\nsea,mer\n", "sea||mer\n", '[{"en": "sea", "fr": "mer"}]'):
+        (tmp_path / "x").write_text(text)
+        assert read_shots(tmp_path / "x", FRENCH)[1] == [Example("sea =", " mer")]
+
+
 def test_questions_are_asked_about_the_same_text_or_each_about_its_own(tmp_path: Path) -> None:
     item = {"context": "Rain.", "question": "What?"}
     verb, same = read_shots(shots(tmp_path / "x", {"question": "Wet?", "answer": "yes"}), ANSWER)
@@ -89,10 +95,10 @@ def test_questions_are_asked_about_the_same_text_or_each_about_its_own(tmp_path:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([], "x: no example in it"),
+        ([], "x: empty; expected examples"),
         ([{"en": "sea"}], "x line 1: has none of fr, target, output, completion; an example needs one of them. It has"),
         ([{"en": "a", "source": "b", "fr": "c"}], "x line 1: has both 'en' and 'source'"),
-        ([{"en": "a", "fr": "b"}, 3], "x line 2: 3; expected an object of fields"),
+        ([{"en": "a", "fr": "b"}, 3], "x line 2: expected a JSON object with named fields, found 3"),
         ([{"en": ["a"], "fr": "b"}], "x line 1: field 'source' is"),
     ],
 )
