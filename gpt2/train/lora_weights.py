@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from gpt2.distributed.ranks import ALONE, Ranks
+from gpt2.kernels import ops
+from gpt2.kernels.allocator import keep_freed_memory
 from gpt2.model.gpt import GPT
 from gpt2.train.entries import entries
+from gpt2.train.fused_blocks import fuse_blocks
 from gpt2.train.weights import Weights
 
 
@@ -37,6 +40,8 @@ class LoRAWeights(ReplicatedWeights):
     def __init__(self, module: GPT, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
         self.master = self.worker = module
         self.dtype, self.shared, self.ranks = dtype, True, ranks
+        if dtype == torch.bfloat16 and next(module.parameters()).device.type == "cpu":
+            fuse(module)
         self.named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         self.parameters = self.short = list(self.named.values())
         for parameter in self.parameters:
@@ -46,6 +51,13 @@ class LoRAWeights(ReplicatedWeights):
     def tensors(self) -> dict[str, Tensor]:
         """What is trained, live."""
         return dict(entry for name, tensor in self.named.items() for entry in entries(name, tensor))
+
+
+def fuse(module: GPT) -> None:
+    """On a processor the passes go through the kernels, where they are there."""
+    if ops.have_kernels():
+        keep_freed_memory()
+        fuse_blocks(module)
 
 
 def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
