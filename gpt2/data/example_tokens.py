@@ -58,15 +58,11 @@ def encode_records(records: Iterable[Record], tokenizer: Tokenizer) -> Tokens:
     with Workers(min(4, os.cpu_count() or 1)) as workers:
         done = list(workers.map(partial(_encode, tokenizer=tokenizer), _batches(records)))
     offsets = np.cumsum([0, *(len(batch.ids) for batch in done)])
-    return Tokens(
-        np.concatenate([batch.ids for batch in done]),
-        np.concatenate([batch.learned for batch in done]),
-        np.concatenate([batch.starts + offset for batch, offset in zip(done, offsets, strict=False)]),
-        np.concatenate([batch.ends + offset for batch, offset in zip(done, offsets, strict=False)]),
-        np.concatenate([batch.lines for batch in done]),
-        np.concatenate([batch.keys for batch in done]),
-        np.concatenate([batch.labels for batch in done]),
-    )
+    columns = [list(column) for column in zip(*done, strict=True)]
+    done.clear()  # so that no more than one column is there twice
+    for places in columns[2:4]:
+        places[:] = [place + offset for place, offset in zip(places, offsets, strict=False)]
+    return Tokens(*(np.concatenate(columns.pop(0)) for _ in Tokens._fields))
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -50,8 +50,8 @@ class ReadOptions:
     `too_long`: what becomes of an example that the context cannot hold. A cut takes the beginning of the prompt, as a
         sliding window does, and of the completion's end only what else does not fit. A plain text loses nothing: it
         goes on in the next example; only "skip" leaves it out.
-    `format`: "auto", or the file's layout: text, pairs (`input||output`), jsonl, json, csv, tsv.
-    `columns`: role -> the file's own name of the field; the roles named decide what an example is (formats.SHAPES).
+    `format`: "auto", or the file's layout: text, paragraphs, lines, pairs (`input||output`), jsonl, json, csv, tsv.
+    `columns`: role -> the file's own name of the field; the roles named decide what an example is (shapes.SHAPES).
     `template`: what is put around the prompt's fields: "Q: {prompt}\\nA:", "{instruction}\\n{input}\\n".
     `labels`: the labels there may be, in the order of their numbers; None takes those of the file, sorted.
     """

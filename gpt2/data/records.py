@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from gpt2.data.formats import Row
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ANSWERS = ("completion", "output", "chosen", "rejected")  # roles that are no part of a prompt
 MAY_LACK = ("input", "text")  # roles that may be null
+EQUAL = "pairs of equal texts, left out"
 _FIELD = re.compile(r"{(\w+)}")
 
 
@@ -49,14 +51,10 @@ class RecordReader:
         self.start: list[Piece] = [("\n" if eot is None else eot, False)]  # as a text begins that has no prompt
         self.end: list[Piece] = [] if eot is None else [(eot, True)]
         self.left_out: Counter[str] = Counter()
+        self.chats = False  # whether the chat template wrote any record
         self._read = getattr(self, f"_{shape.form}")
         if template is not None:
             self._check_template(template)
-
-    @property
-    def chats(self) -> bool:
-        """Whether the chat template writes these records."""
-        return self.shape.form == "messages" or (self.shape.form == "instruction" and self.template is None)
 
     @cached_property
     def chat(self) -> ChatTemplate:
@@ -84,12 +82,29 @@ class RecordReader:
         return Record(row.line, prompt, (self._answered(prompt, self._filled(row, "completion", where)),))
 
     def _preference(self, row: Row, where: str) -> Record | None:
+        if isinstance(row.fields.get(self.shape.roles["chosen"]), list):
+            return self._compared(row, where)
         prompt = self._prompt(row, where)
         chosen, rejected = self._filled(row, "chosen", where), self._filled(row, "rejected", where)
         if chosen.strip() == rejected.strip():
-            self.left_out["pairs of equal texts, left out"] += 1
+            self.left_out[EQUAL] += 1
             return None
         return Record(row.line, prompt, (self._answered(prompt, chosen), self._answered(prompt, rejected)))
+
+    def _compared(self, row: Row, where: str) -> Record | None:
+        """Conversations that differ in their last answer; the prompt, where it is messages, begins both."""
+        if self.template is not None:
+            raise UserError(f"{where}: --template does not go with messages, which the chat template writes")
+        asked = row.fields.get(self.shape.roles["prompt"])
+        begun = asked if isinstance(asked, list) else []
+        told = [self._told([*begun, *self._list(row, role, where)], where) for role in ("chosen", "rejected")]
+        (before, chosen), (other, rejected) = (_last_answer(self._rendered(messages, where)) for messages in told)
+        if before != other:
+            raise UserError(f"{where}: expected chosen and rejected to differ in their last answer alone")
+        if chosen == rejected:
+            self.left_out[EQUAL] += 1
+            return None
+        return Record(row.line, _key(before), ([*before, *chosen], [*before, *rejected]))
 
     def _instruction(self, row: Row, where: str) -> Record:
         output = self._filled(row, "output", where)
@@ -98,29 +113,39 @@ class RecordReader:
             return Record(row.line, prompt, (self._answered(prompt, output),))
         asked = [self._filled(row, "instruction", where), self._field(row, "input", where)]
         content = "\n\n".join(text for text in asked if text.strip())
-        return self._chat(row, [{"role": "user", "content": content}, {"role": "assistant", "content": output}], where)
+        pieces = self._rendered([{"role": "user", "content": content}, {"role": "assistant", "content": output}], where)
+        return Record(row.line, _key(pieces), (pieces,))
 
     def _messages(self, row: Row, where: str) -> Record:
-        found = row.fields.get(self.shape.roles["messages"])
-        if not isinstance(found, list):
-            raise UserError(f"{where}: expected a list of messages, found {type(found).__name__}")
+        messages = self._told(self._list(row, "messages", where), where)
+        self.left_out["conversations cut behind their last answer"] += messages[-1]["role"] != "assistant"
+        pieces = self._rendered(messages, where)
+        return Record(row.line, _key(pieces), (pieces,))
+
+    def _list(self, row: Row, role: str, where: str) -> list[Any]:
+        value = row.fields.get(self.shape.roles[role])
+        if not isinstance(value, list):
+            raise UserError(f"{where}: expected a list of messages ({role}), found {type(value).__name__}")
+        return value
+
+    def _told(self, found: list[Any], where: str) -> list[dict[str, str]]:
+        """Messages out of JSON, an answer among them, and none empty."""
         messages = [parse_message(message, where) for message in found]
         answers = [message["content"] for message in messages if message["role"] == "assistant"]
         if not answers:
             raise UserError(f"{where}: expected a message of the assistant, which is what is learned; found none")
         if not all(answer.strip() for answer in answers):
             raise UserError(f"{where}: expected text in each message of the assistant, found an empty one")
-        self.left_out["conversations cut behind their last answer"] += messages[-1]["role"] != "assistant"
-        return self._chat(row, messages, where)
+        return messages
 
-    def _chat(self, row: Row, messages: list[dict[str, str]], where: str) -> Record:
+    def _rendered(self, messages: list[dict[str, str]], where: str) -> list[Piece]:
+        """By the chat template; a conversation that it begins with an answer begins as a text does."""
+        self.chats = True
         try:
             pieces = self.chat.pieces(messages)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        first = next(number for number, (_, learned) in enumerate(pieces) if learned)
-        before = pieces[:first] or self.start
-        return Record(row.line, "".join(str(piece) for piece, _ in before), ([*before, *pieces[first:]],))
+        return pieces if not pieces[0][1] else [*self.start, *pieces]
 
     def _prompt(self, row: Row, where: str) -> str:
         """The text in front of a completion: the prompt, or the template with the row's fields in it."""
@@ -158,6 +183,17 @@ class RecordReader:
         if not found or not set(found) <= known:
             names = " or ".join(f"{{{role}}}" for role in sorted(known, reverse=True))
             raise UserError(f"--template {template!r}: expected {names} in it, where the field's text goes")
+
+
+def _key(pieces: list[Piece]) -> str:
+    """What stands in front of the first answer."""
+    return "".join(str(piece) for piece, _ in takewhile(lambda piece: not piece[1], pieces))
+
+
+def _last_answer(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
+    """What stands in front of the last answer, none of it learned, and the answer."""
+    start = max(number for number, (_, learned) in enumerate(pieces) if not learned) + 1
+    return [(piece, False) for piece, _ in pieces[:start]], pieces[start:]
 
 
 def unread(fields: Mapping[str, Any], shape: Shape) -> list[str]:

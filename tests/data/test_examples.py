@@ -134,6 +134,33 @@ def test_of_messages_only_the_answers_are_learned(tmp_path: Path) -> None:
     assert unanswered.notes == ("conversations cut behind their last answer: 1",)
 
 
+def said(*contents: str) -> list[dict[str, str]]:
+    """Messages of user and assistant in turns."""
+    return [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
+
+
+def test_preferences_may_be_conversations(tmp_path: Path) -> None:
+    talk = said("Hi", "Yes?", "Sing")
+    rows: list[dict[str, Any]] = [
+        {"prompt": talk, "chosen": [{"role": "assistant", "content": answer}], "rejected": said("", "No")[1:]}
+        for answer in ("La", "No")
+    ]
+    rows += [
+        {"prompt": "Sing", "chosen": said("Hi", "Yes?", "Sing", "La"), "rejected": said("Hi", "Yes?", "Sing", "No")}
+    ]
+    found = made(tmp_path, rows, context=300)
+    first, second = found.examples
+    before = "### User:\nHi\n\n### Assistant:\nYes?" + EOT + "\n\n### User:\nSing\n\n### Assistant:\n"
+    assert shown(first.chosen) == [(before, False), (f"La{EOT}", True)] == shown(second.chosen)
+    assert shown(first.rejected) == [(before, False), (f"No{EOT}", True)]
+    assert found.chat_template == DEFAULT_TEMPLATE and found.notes == ("pairs of equal texts, left out: 1",)
+    rows = [{"prompt": "", "chosen": said("a", "b"), "rejected": said("c", "d")}]
+    with pytest.raises(UserError, match="line 1: expected chosen and rejected to differ in their last answer alone"):
+        made(tmp_path, rows)
+    with pytest.raises(UserError, match="line 1: --template does not go with messages"):
+        made(tmp_path, rows, template="{prompt}")
+
+
 def test_a_loss_on_all_learns_all_but_the_first_token(tmp_path: Path) -> None:
     (found,) = single(made(tmp_path, "ab||c\n", loss="all"))
     assert shown(found) == [("a", False), (f"b c{EOT}", True)]
@@ -227,7 +254,7 @@ def test_labels_are_numbered_by_declaration_value_or_alphabet(tmp_path: Path) ->
         ([{"text": "a", "label": None}], {}, "line 1: expected text in field 'label'"),
         ([{"prompt": "a", "chosen": "b", "rejected": ""}], {}, "line 1: expected text in field 'rejected'"),
         ([{"instruction": "a", "output": ""}], {}, "line 1: expected text in field 'output'"),
-        ([{"messages": "a"}], {}, "line 1: expected a list of messages, found str"),
+        ([{"messages": "a"}], {}, "line 1: expected a list of messages (messages), found str"),
         ([{"messages": [{"role": "user"}]}], {}, "line 1: expected text as the content of the user's message"),
         ([{"messages": ["a"]}], {}, "line 1: expected a message with role and content"),
         ([{"messages": [{"role": "user", "content": "a"}]}], {}, "line 1: expected a message of the assistant"),
