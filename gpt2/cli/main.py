@@ -27,6 +27,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("gpt2.cli.prepare", "Turn text into shards of tokens"),
     "plan": ("gpt2.cli.plan", "Show what a training run would hold, take and cost, without its hardware"),
     "train": ("gpt2.cli.train", "Train a model on prepared shards"),
+    "finetune": ("gpt2.cli.finetune", "Teach a model your task from a file of examples"),
+    "merge": ("gpt2.cli.merge", "Make one model of an adapter and its base"),
+    "finetune": ("gpt2.cli.finetune", "Teach a model your task from a file of examples"),
     "scale": (
         "gpt2.cli.scale",
         "Fit the power law of loss against compute with small models, and hold a larger one to it",
