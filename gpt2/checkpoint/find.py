@@ -8,7 +8,7 @@ from pathlib import Path
 from gpt2.errors import UserError
 from gpt2.model.presets import HUB_IDS
 
-PATTERNS = ["*.json", "*.safetensors", "*.txt", "vocab.bpe"]
+PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.txt", "vocab.bpe"]
 MARKS = ("config.json", "adapter_config.json")  # a folder with one of them holds a model, or an adapter for one
 OLD_WEIGHTS = ["pytorch_model*.bin"]  # fetched only where there are no safetensors
 
