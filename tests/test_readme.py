@@ -97,6 +97,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_texts(folder)
         assert main(["prepare", "my.txt", "--tokenizer", "train:512", "--out", "data"]) == 0
         assert main(["train", "--data", "data", "--out", "runs/my", "--preset", "tiny"]) == 0
+    write_lora(folder / "runs" / "my-adapter", folder / "runs" / "my" / "best")
     snapshot = Path(os.environ["HF_HUB_CACHE"]) / "models--openai-community--gpt2" / "snapshots" / "0"
     shutil.copytree(folder / "runs" / "my" / "best", snapshot)
     (snapshot.parents[1] / "refs").mkdir()
@@ -105,11 +106,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(snapshot.parents[1])
 
 
+def write_lora(folder: Path, base: Path) -> None:
+    """An adapter over runs/my, as fine-tuning begins one."""
+    from gpt2.checkpoint.adapters import write_adapter
+    from gpt2.checkpoint.hf_config import read_config
+    from gpt2.checkpoint.native import load_module
+    from gpt2.model.lora import LoRAConfig, apply_lora, lora_parameters
+
+    module = load_module(base, read_config(base))
+    apply_lora(module, LoRAConfig(rank=2))
+    write_adapter(folder, LoRAConfig(rank=2), lora_parameters(module), "runs/my")
+
+
 def write_texts(folder: Path) -> None:
     text = "".join(f"The {n}th ship went out to sea, and {n * n % 97} men sang of it.\n" for n in range(3000))
     for name in ("my.txt", "shakespeare.txt", "your.txt", "held-out.txt"):
         (folder / name).write_text(text)
     (folder / "shots.jsonl").write_text('{"input": "sea", "output": "mer"}\n{"input": "cheese", "output": "fromage"}\n')
+    pairs = [{"prompt": f"The {n}th ship", "completion": f"went out {n} times."} for n in range(40)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (folder / "texts.csv").write_text("review,stars\n" + "".join(f"Ship {n},{n % 2 + 1}\n" for n in range(40)))
     write_benchmarks(folder)
     (folder / "prompts.jsonl").write_text('{"prompt": "The sea"}\n{"prompt": "The ship", "max_new_tokens": 5}\n')
     rows = [{"text": text[n : n + 999], "body": text[n + 1 : n + 999]} for n in range(0, 99_000, 999)]

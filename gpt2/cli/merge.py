@@ -29,7 +29,7 @@ def command(adapter: str, out: Path, base: str | None) -> None:
     \b
     Examples:
       gpt2 merge runs/my-adapter merged
-      gpt2 merge runs/my-adapter merged --base gpt2
+      gpt2 merge runs/my-adapter merged-anew --base gpt2
     """
     from gpt2.checkpoint.adapters import is_adapter, read_adapter
     from gpt2.checkpoint.find import find_folder
