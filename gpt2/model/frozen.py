@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ class QuantisedWeight(nn.Module):
 
     def __init__(self, weight: Tensor, kind: str) -> None:
         super().__init__()
-        packed = quant.pack(weight.detach().float().cpu().numpy(), kind)
+        packed = pack(weight.detach().float().cpu().numpy(), kind)
         assert packed.scales is not None
         self.kind, self.shape = kind, (packed.rows, packed.columns)
         self.register_buffer("data", torch.from_numpy(packed.data).to(weight.device))
@@ -53,6 +54,19 @@ class QuantisedWeight(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.shape[0]} x {self.shape[1]}, {self.kind}"
+
+
+def pack(matrix: quant.Floats, kind: str) -> quant.Packed:
+    """`quant.pack`, by the kernels where numba is."""
+    if not ops.have_kernels():
+        return quant.pack(matrix, kind)
+    from gpt2.kernels.pack import pack as fill
+
+    rows, columns = matrix.shape
+    packed, clips = quant.empty(rows, columns, kind), np.array(quant.CLIPS, np.float32)
+    if not fill(matrix, kind, packed.data, packed.scales, packed.group, clips, torch.get_num_threads()):
+        raise UserError("the base holds numbers that are not finite; such weights cannot be quantised")
+    return packed
 
 
 class FrozenLinear(nn.Module):
