@@ -155,4 +155,4 @@ def finish(tuned: Tuned) -> None:
     if tuned.report is None:
         say(f'next:   gpt2 generate --model {quote(str(tuned.folder))} "..."')
     else:
-        say(f'next:   gpt2 classify --model {quote(str(tuned.folder))} "..."')
+        say(f"next:   gpt2 classify --model {quote(str(tuned.folder))} FILE")

@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from gpt2 import config as settings
 from gpt2.config import setting
-from gpt2.data.examples import Kind, ReadOptions
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.model.lora_config import LoRAConfig
 from gpt2.train.config import OptimConfig
 from gpt2.train.ramp import Ramp
 from gpt2.train.schedule import ScheduleConfig, rate_factor
+
+if TYPE_CHECKING:
+    from gpt2.data.examples import Kind, ReadOptions
 
 POSITIVE = (  # where they are given
     *("epochs", "max_steps", "max_seconds", "batch_examples", "micro_batch_size", "learning_rate", "beta", "rank"),
@@ -136,6 +138,8 @@ class TuneConfig:
             if not found or not role or not name:
                 raise UserError(f"--columns {pair}: give ROLE=NAME, such as prompt=question")
             columns[role] = name
+        from gpt2.data.examples import ReadOptions  # not for --help, as it brings numpy
+
         return ReadOptions(self.loss, self.too_long, self.format, columns, self.template, self.labels)
 
     @cached_property
