@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from gpt2.train.pretrain import Finished
+    from gpt2.train.drive import Finished
 
 # Found by experiment on two cores (docs/log.md); the number of steps is measured on the machine at hand.
 RECIPE: dict[str, Any] = {

@@ -16,7 +16,7 @@ from gpt2.errors import UserError
 if TYPE_CHECKING:
     from gpt2.model.gpt import GPT
     from gpt2.tokenizer.bpe import Tokenizer
-    from gpt2.train.pretrain import Finished
+    from gpt2.train.drive import Finished
 
 EXIT_USER = 2
 SHORT_STEPS = 4  # of a run under GPT2_SHORT=1, which the tests of the documentation set

@@ -24,7 +24,7 @@ from gpt2.runtime import Runtime, say
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.train.drive import Finished, drive
 from gpt2.train.hooks import Log, Sample
-from gpt2.train.judge import UNITS, Evaluate, Patience, Unjudged
+from gpt2.train.judge import PER, Evaluate, Patience, Unjudged
 from gpt2.train.label_report import LabelReport, report_labels
 from gpt2.train.lessons import Lessons, identity, open_lessons
 from gpt2.train.live import Live
@@ -43,6 +43,7 @@ CHANGEABLE = (
     *("on_outlier", "outlier_z", "patience"),
 )
 SAMPLES = 4  # of a run
+ADAPTER_WORK = 2 / 3  # of the products: frozen matrices get no gradient of their own
 
 Completer = Callable[[GPT, Tokenizer, str], str]  # (model, its tokenizer, a prompt) -> how the model goes on
 Preview = Callable[[Lessons], None]  # shows a person what is learned, before it is
@@ -167,12 +168,13 @@ def tune_run(
     if not quiet:
         describe(config, lessons, run)
     metrics = open_metrics(config, run.state.step, run.ranks)
-    live = Live(run, hardware.device_peak(config.device, config.dtype), quiet)
+    work = ADAPTER_WORK if config.method == "lora" else 1.0
+    live = Live(run, hardware.device_peak(config.device, config.dtype), quiet, work=work)
     hooks: list[Hook] = [live, Log(metrics, live, config.log_every)]
     batches = held_out(config, lessons, run, place)
     evaluate: Evaluate | Unjudged = Unjudged()
     if batches is not None:
-        evaluate = Evaluate(batches, metrics, live, config.eval_every or run.max_steps, UNITS[lessons.kind])
+        evaluate = Evaluate(batches, metrics, live, config.eval_every or run.max_steps, PER[lessons.kind])
         patience = Patience(evaluate, config.patience)
         hooks += [evaluate, patience]
         if run.state.step == 0:

@@ -11,15 +11,16 @@ from gpt2.train.live import Live
 from gpt2.train.loop import Batch, Run, StepResult
 from gpt2.train.metrics import MetricsFile
 
-UNITS = {"text": "tokens", "completion": "tokens", "label": "texts", "preference": "pairs"}
+PER = {"text": "token", "completion": "token", "label": "text", "preference": "pair"}  # what a mean is over, by kind
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Means over what the objective counts; "loss" (nats) is one of them."""
+    """Means over `count` of what the objective counts, such as tokens; "loss" (nats) is one of them."""
 
     means: Mapping[str, float]
     count: int
+    per: str
 
     @property
     def loss(self) -> float:
@@ -33,13 +34,13 @@ class Verdict:
     def as_metrics(self) -> dict[str, float]:
         return {f"val/{name}": value for name, value in self.means.items()} | {"val_targets": self.count}
 
-    def words(self, unit: str) -> str:
+    def words(self) -> str:
         others = "".join(f"  {name} {value:.4g}" for name, value in self.means.items() if name != "loss")
-        return f"validation loss {self.loss:.4f}{others} ({self.count:,} {unit})"
+        return f"validation loss {self.loss:.4f}{others} ({self.count:,} {self.per}s)"
 
 
 @torch.no_grad()
-def judge(run: Run, batches: Iterable[Batch]) -> Verdict:
+def judge(run: Run, batches: Iterable[Batch], per: str) -> Verdict:
     """Measure the model on these batches, this rank's; all ranks come and get the same means."""
     sums: dict[str, float] = {}
     count = 0
@@ -52,7 +53,7 @@ def judge(run: Run, batches: Iterable[Batch]) -> Verdict:
     run.weights.train()
     total, *values = run.ranks.total([count, *sums.values()])
     means = {name: value / max(1.0, total) for name, value in zip(sums, values, strict=True)}
-    return Verdict(means, round(total))
+    return Verdict(means, round(total), per)
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Evaluate:
     metrics: MetricsFile
     live: Live
     every: int
-    unit: str
+    per: str
     latest: Verdict | None = None
     latest_step: int = -1
 
@@ -72,10 +73,10 @@ class Evaluate:
             self.measure(run)
 
     def measure(self, run: Run) -> None:
-        found = judge(run, self.batches())
+        found = judge(run, self.batches(), self.per)
         self.latest, self.latest_step = found, run.state.step
         self.metrics.write(run.state.step, tokens=run.state.tokens, **found.as_metrics())
-        self.live.say(f"step {run.state.step:,}  {found.words(self.unit)}")
+        self.live.say(f"step {run.state.step:,}  {found.words()}")
 
 
 @dataclass

@@ -27,6 +27,7 @@ class Live:
     """A hook: step, loss, tokens per second, share of the peak of all devices, time left; in the main process only.
 
     `peak_flops` is one device's (FLOP/s); `tokens_before(step)` counts those of all earlier steps, where batches grow.
+    `work` is the share of a whole training pass's products that a step makes: less where most weights are frozen.
     A console that has gone (a terminal hung up, a pipe closed) ends the talk and not the run.
     """
 
@@ -36,9 +37,10 @@ class Live:
         peak_flops: float,
         quiet: bool = False,
         tokens_before: Callable[[int], int] | None = None,
+        work: float = 1.0,
     ) -> None:
         self.run, self.peak = run, peak_flops * run.ranks.world_size
-        self.tokens_before = tokens_before
+        self.tokens_before, self.work = tokens_before, work
         self.recent: deque[tuple[int, float, float]] = deque(
             maxlen=RECENT
         )  # (tokens, seconds, FLOPs) of the last steps
@@ -84,7 +86,7 @@ class Live:
             self.say(f"step {run.state.step:,}/{run.max_steps:,}  {self.text()}")
 
     def count(self, result: StepResult) -> None:
-        flops = result.tokens * training_flops_per_token(self.run.weights.master.config, result.length)
+        flops = result.tokens * training_flops_per_token(self.run.weights.master.config, result.length) * self.work
         self.recent.append((result.tokens, result.seconds, flops))
         self.training += result.seconds
         if math.isfinite(result.loss):  # a skipped step's may not be

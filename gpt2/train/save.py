@@ -51,6 +51,11 @@ class Found(Protocol):
         """Over what all validations of the run read: it says which of them is the best."""
         ...
 
+    @property
+    def per(self) -> str:
+        """What the losses are means over: a token, a text, a pair."""
+        ...
+
 
 class Judge(Protocol):
     """The hook that validates, before this one."""
@@ -177,7 +182,7 @@ class Save:
         """What makes the step a folder to write with, later, without a look at the run."""
         notes = {"Training step": f"{run.state.step:,} of {run.max_steps:,}", **self.notes}
         if self.evaluate.latest is not None:
-            notes["Validation loss"] = f"{self.evaluate.latest.loss:.4f} nats per token"
+            notes["Validation loss"] = f"{self.evaluate.latest.loss:.4f} nats per {self.evaluate.latest.per}"
 
         def write(folder: Path, weights: Mapping[str, Tensor]) -> None:
             self.writer(folder, join(weights), notes)

@@ -28,6 +28,11 @@ class Validation:
     start_loss: float  # nats per token over the first `mark` tokens only, whatever the whole is
 
     @property
+    def per(self) -> str:
+        """What the loss is a mean over."""
+        return "token"
+
+    @property
     def loss(self) -> float:
         """Nats per token."""
         return self.nats / self.targets
