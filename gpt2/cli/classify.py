@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2.cli.verbs import ask, long_option, make_asker, read_input, scorer_for, shots_options
-from gpt2.cli.writing import SEED, SETTINGS, load_model, model_options, named, weights_options
+from gpt2.cli.writing import SETTINGS, load_model, model_options, named, weights_options
 from gpt2.errors import UserError
 from gpt2.evaluate.verbs import classify
 from gpt2.runtime import pick_device, pick_dtype
@@ -35,7 +35,7 @@ AT_ONCE = 64
 @click.option("--json", "as_json", is_flag=True, help='{"label": ..., "scores": {...}} for each text, in nats.')
 @model_options
 @weights_options
-@SEED
+@click.option("--seed", type=int, help="With --shots: which of them are shown, and in which order [0].")
 @shots_options
 @long_option
 def command(file: str, labels: str | None, lines: bool, as_json: bool, **flags: Any) -> None:
@@ -102,6 +102,8 @@ def by_likelihood(model: Model, labels: Sequence[str] | None, texts: Sequence[st
     """By how likely each label is as an answer."""
     from gpt2.evaluate.answering import Likelihoods
 
+    if flags["seed"] is not None and flags["shots"] is None:
+        raise UserError("--seed: nothing is drawn without examples; add --shots FILE, or leave it out")
     if labels is None:
         raise UserError(f"--labels: which? {model.folder} has no head for labels; as --labels positive,negative")
     room = max(len(model.tokenizer.encode(f" {label}")) for label in labels)

@@ -176,6 +176,7 @@ def test_a_model_with_a_chat_template_is_asked_in_turns(gpt2: Callable[..., Any]
         (["answer", "--context", "empty.txt", "Who?"], "empty.txt: empty"),
         (["write", "--shots", "empty.txt", "A"], "empty.txt: empty; expected examples"),
         (["classify", "text.txt"], "--labels: which?"),
+        (["classify", "--labels", "a,b", "--seed", 1, "text.txt"], "--seed: nothing is drawn without examples"),
         (["classify", "--labels", "one", "text.txt"], "at least two names"),
         (["classify", "--labels", "a,,b", "text.txt"], "at least two names"),
         (["classify", "--labels", "a,b,a", "text.txt"], "one of them is there twice"),
