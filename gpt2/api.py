@@ -33,7 +33,7 @@ class Model:
     of a module in memory writes through that module, as it is.
 
     `adapter` is folded into the folder's weights as they are read. `adapters` stay beside them, numbered from 1 on:
-    `engine().generate(prompts, adapter=[0, 1, 2])` writes with several in one batch, 0 being none.
+    `results(prompts, adapter=[0, 1, 2])` writes with several in one batch, 0 being none.
     """
 
     def __init__(
@@ -95,24 +95,31 @@ class Model:
         module = self._placed(packed=True) if select.held_weights(self.folder) else self.module
         return select.torch_runner(module, streams, vocab_size, self.adapters)
 
-    def generate(self, prompt: str = "", overflow: Overflow = "slide", **settings: Any) -> str:
+    def generate(self, prompt: str = "", overflow: Overflow = "slide", adapter: int = 0, **settings: Any) -> str:
         """The prompt's continuation as text; settings are the fields of SamplingParams. `results` gives more."""
-        return "".join(self.stream(prompt, overflow, **settings))
+        return "".join(self.stream(prompt, overflow, adapter, **settings))
 
-    def results(self, prompts: Sequence[Prompt], overflow: Overflow = "slide", **settings: Any) -> list[Result]:
-        """Every prompt's `n` continuations with tokens, log-probabilities and why they ended; see Result."""
+    def results(
+        self, prompts: Sequence[Prompt], overflow: Overflow = "slide", adapter: int | Sequence[int] = 0, **settings: Any
+    ) -> list[Result]:
+        """Every prompt's `n` continuations with tokens, log-probabilities and why they ended; see Result.
+
+        `adapter` is the number of one of `adapters` for all prompts, or one for each; 0 is none.
+        """
         from gpt2.inference.sampling import SamplingParams
 
         params = SamplingParams(**settings)
-        return self.engine(len(prompts) * params.n).generate(prompts, params, overflow)
+        return self.engine(len(prompts) * params.n).generate(prompts, params, overflow, adapter)
 
-    def stream(self, prompt: str = "", overflow: Overflow = "slide", **settings: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: str = "", overflow: Overflow = "slide", adapter: int = 0, **settings: Any
+    ) -> Iterator[str]:
         """`generate`, piece by piece as it is written."""
         from gpt2.inference.sampling import SamplingParams
 
         for name in {"n", "logprobs"} & settings.keys():
             raise UserError(f"{name}: this gives one text; model.results([prompt], {name}=...) gives all there is")
-        for piece in self.engine(1).stream([prompt], SamplingParams(**settings), overflow):
+        for piece in self.engine(1).stream([prompt], SamplingParams(**settings), overflow, adapter):
             yield piece.text
 
     def engine(self, texts: int = 16) -> Engine:

@@ -46,7 +46,8 @@ class NormLinear(torch.autograd.Function):
         matmul.backwards(grad, weight, out=d_unit)
         d_x, *d_norm = normed_backward(x, d_unit, (gain, shift, ctx.eps), unit)
         d_weight = matmul.weight_gradient(grad, unit, spare) if ctx.needs_input_grad[4] else None
-        return d_x, *d_norm, None, d_weight, grad.sum(0) if ctx.has_bias else None, None
+        d_bias = grad.sum(0) if ctx.has_bias and ctx.needs_input_grad[5] else None
+        return d_x, *d_norm, None, d_weight, d_bias, None
 
 
 class NormMlp(torch.autograd.Function):
@@ -79,7 +80,8 @@ class NormMlp(torch.autograd.Function):
         matmul.backwards(d_inner, up, out=d_unit)
         d_x, *d_norm = normed_backward(x, d_unit, (gain, shift, ctx.eps), unit)
         d_up = matmul.weight_gradient(d_inner, unit, spare) if ctx.needs_input_grad[4] else None
-        d_biases = [part.sum(0) if has else None for part, has in zip((d_inner, grad), ctx.biases, strict=True)]
+        trained = [has and ctx.needs_input_grad[place] for has, place in zip(ctx.biases, (5, 7), strict=True)]
+        d_biases = [part.sum(0) if wanted else None for part, wanted in zip((d_inner, grad), trained, strict=True)]
         return d_x, *d_norm, None, d_up, d_biases[0], d_down, d_biases[1]
 
 

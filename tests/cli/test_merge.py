@@ -65,11 +65,10 @@ def test_all_ways_to_load_an_adapter_write_the_same(base: Path, tmp_path: Path) 
     two, _ = write(tmp_path / "two", str(base), seed=4)
     alone = [api.load(base, weights="float32", adapter=a).generate("abc", **GREEDY) for a in (None, one, two)]
     assert len(set(alone)) == 3
-    engine = api.load(base, weights="float32", adapter=[one, two]).engine(3)
-    from gpt2.inference.sampling import SamplingParams
-
-    together = engine.generate(["abc"] * 3, SamplingParams(**GREEDY), adapter=[0, 1, 2])
+    several = api.load(base, weights="float32", adapter=[one, two])
+    together = several.results(["abc"] * 3, adapter=[0, 1, 2], **GREEDY)
     assert [result.text for result in together] == alone
+    assert several.generate("abc", adapter=2, **GREEDY) == alone[2]
 
 
 def test_a_file_of_prompts_may_name_an_adapter_for_each(
