@@ -5,6 +5,7 @@ RUN/ is as pretrain.py says, but what a step_00000100/ holds is a model folder, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,12 +31,15 @@ from gpt2.train.lessons import Lessons, identity, open_lessons
 from gpt2.train.live import Live
 from gpt2.train.lock import alone_in
 from gpt2.train.loop import Hook, Run
+from gpt2.train.metrics import numbers
 from gpt2.train.pretrain import LEAVING, begin, refuse_a_run
+from gpt2.train.report import Facts, Lines, loss_facts, speed_facts, write_report
 from gpt2.train.restore import find_step, restore
 from gpt2.train.save import Save
 from gpt2.train.trackers import check_trackers, open_metrics
 from gpt2.train.tune_build import build_run, held_out, mesh_of, resolve, writer_of
 from gpt2.train.tune_config import TuneConfig, compose, what_was_chosen
+from gpt2.train.words import clock
 
 # What a resumed run may be told anew: how the same steps are laid out, and when it ends without getting better.
 CHANGEABLE = (
@@ -186,6 +190,8 @@ def tune_run(
     notes = {"Fine-tuned from": config.model, "Fine-tuned on": config.data}
     save = Save(Path(config.out), config, writer_of(config, lessons), evaluate, notes, identity(config, lessons))
     stopped_by = drive(run, config, live, hooks, save, metrics)
+    if run.ranks.is_main:
+        write_report(Path(config.out), config, functools.partial(facts, config, lessons))
     done = run.ended or run.state.step == run.max_steps
     report = label_report(config, lessons, place) if done and run.ranks.is_main else None
     return Tuned(Path(config.out), run.state, evaluate.latest, stopped_by, report)
@@ -212,6 +218,23 @@ def prompt_of(lessons: Lessons) -> str:
     example = (lessons.val or lessons.train).examples[0]
     assert isinstance(example, Encoded)
     return lessons.tokenizer.decode(example.ids[: int(np.argmax(example.wanted))].tolist())
+
+
+def facts(config: TuneConfig, lessons: Lessons, lines: Lines) -> Facts:
+    """What a reader of the report wants to know first."""
+    step = max(line["step"] for line in lines)
+    how = f"LoRA of rank {config.rank}, alpha {config.alpha:g}" if config.method == "lora" else "all weights"
+    found = [("Fine-tuned from", config.model), ("On", f"{config.data}: {lessons.train.format}"), ("Method", how)]
+    found += loss_facts(lines, PER[lessons.kind])
+    found += [
+        (f"Validation {name}", f"{verdicts[-1]:.4g}")
+        for name in ("accuracy", "margin")
+        if (verdicts := numbers(lines, f"val/{name}"))
+    ]
+    seconds = max(numbers(lines, "elapsed"), default=0.0)
+    trained = f"{step:,} of {config.max_steps:,} steps of {config.batch_examples} examples"
+    found.append(("Trained", f"{trained}, {clock(seconds)} on {config.device} in {config.dtype}"))
+    return found + speed_facts(lines)
 
 
 def label_report(config: TuneConfig, lessons: Lessons, place: Place) -> LabelReport | None:

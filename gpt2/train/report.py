@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,17 @@ from gpt2.runtime import say
 from gpt2.train import plots
 from gpt2.train.config import TrainConfig
 from gpt2.train.metrics import numbers, read_metrics
+from gpt2.train.settings import RunSettings
 from gpt2.train.words import clock, short
 
 Lines = Sequence[Mapping[str, Any]]
+Facts = list[tuple[str, str]]  # what a reader wants to know first: name and value
 
 
-def write_report(run: Path, config: TrainConfig) -> Path | None:
+def write_report(run: Path, config: RunSettings, known: Callable[[Lines], Facts] | None = None) -> Path | None:
     """Write both files from metrics.jsonl; the page's path, or None where nothing was measured yet.
 
+    `known` makes the facts of another kind of run than pre-training.
     A page that cannot be made (a full disk, a folder that has gone) is one line on stderr: the run is what counts.
     """
     try:
@@ -31,32 +35,36 @@ def write_report(run: Path, config: TrainConfig) -> Path | None:
         if not numbers(lines, "train/loss"):
             return None
         atomic.write_bytes(run / "loss.png", plots.draw_loss(lines, "png"))
-        atomic.write_text(run / "report.html", render(run, config, lines))
+        atomic.write_text(run / "report.html", render(run, config, lines, known))
     except OSError as error:
         say(f"{run}: no report: {(error.strerror or str(error)).lower()}")
         return None
     return run / "report.html"
 
 
-def render(run: Path, config: TrainConfig, lines: Lines) -> str:
+def render(run: Path, config: RunSettings, lines: Lines, known: Callable[[Lines], Facts] | None = None) -> str:
     """The page as HTML; every text from outside is escaped."""
     import jinja2
+
+    if known is None:
+        assert isinstance(config, TrainConfig)
+        known = functools.partial(facts, config)
 
     source = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
     return template.render(
         name=run.resolve().name,
         charts=charts(config, lines),
-        facts=facts(config, lines),
+        facts=known(lines),
         samples=[(line["step"], line["sample"]) for line in lines if isinstance(line.get("sample"), str)],
         settings=settings.dump_toml(settings.to_tree(config)),
-        resume=f"gpt2 train --resume {quote(str(run))}",
+        resume=f"gpt2 {config.command} --resume {quote(str(run))}",
         generate=f'gpt2 generate --model {quote(str(run))} "..."',
         version=__version__,
     )
 
 
-def charts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
+def charts(config: RunSettings, lines: Lines) -> list[tuple[str, str]]:
     """(title, SVG as base64) of those that the run has numbers for."""
     drawn: list[tuple[str, str, Callable[[], bytes]]] = [
         ("Loss", "train/loss", lambda: plots.draw_loss(lines)),
@@ -67,12 +75,12 @@ def charts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
     return [(title, base64.b64encode(draw()).decode("ascii")) for title, key, draw in drawn if numbers(lines, key)]
 
 
-def facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
+def facts(config: TrainConfig, lines: Lines) -> Facts:
     """What a reader wants to know first."""
     return [*model_facts(config), *loss_facts(lines), *progress_facts(config, lines), *machine_facts(config, lines)]
 
 
-def model_facts(config: TrainConfig) -> list[tuple[str, str]]:
+def model_facts(config: TrainConfig) -> Facts:
     model = config.model
     found = [
         ("Parameters", f"{parameters(model) / 1e6:.2f}M: {model.n_layer} layers of {model.n_embd}"),
@@ -83,7 +91,7 @@ def model_facts(config: TrainConfig) -> list[tuple[str, str]]:
     return found
 
 
-def progress_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
+def progress_facts(config: TrainConfig, lines: Lines) -> Facts:
     """How far it came, on what, and in which batches."""
     step = max(line["step"] for line in lines)
     most = "" if config.max_steps is None else f" of {config.max_steps:,}"
@@ -101,7 +109,7 @@ def progress_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
     return found + mixture_facts(config, lines)
 
 
-def mixture_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
+def mixture_facts(config: TrainConfig, lines: Lines) -> Facts:
     """Sources with their weights, and how often each was gone through."""
     found = [("Mixture", ", ".join(config.mixture))] if config.mixture else []
     counts = [line["epochs"] for line in lines if isinstance(line.get("epochs"), Mapping)]
@@ -110,13 +118,9 @@ def mixture_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
     return [*found, ("Passes over each source", counted)] if counted else found
 
 
-def machine_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
+def machine_facts(config: TrainConfig, lines: Lines) -> Facts:
     """How fast, and how the work was laid out where it was not the plain way."""
-    found: list[tuple[str, str]] = []
-    if speeds := numbers(lines, "tokens_per_second"):
-        mfu = numbers(lines, "mfu")
-        peak = f", {statistics.median(mfu):.0%} of peak" if mfu else ""
-        found.append(("Speed (median)", f"{statistics.median(speeds):,.0f} tokens/s{peak}"))
+    found = speed_facts(lines)
     mesh = {"dp_replicate": config.dp_replicate, "dp_shard": config.dp_shard, "tp": config.tp}
     if any(size not in (None, 1) for size in mesh.values()):
         found.append(("Processes", " x ".join(f"{name} {size or 1}" for name, size in mesh.items())))
@@ -126,14 +130,23 @@ def machine_facts(config: TrainConfig, lines: Lines) -> list[tuple[str, str]]:
     return found
 
 
-def loss_facts(lines: Lines) -> list[tuple[str, str]]:
-    found = [("Training loss", f"{plots.recent(numbers(lines, 'train/loss')):.4f} nats per token (mean of the last)")]
+def speed_facts(lines: Lines) -> Facts:
+    speeds, mfu = numbers(lines, "tokens_per_second"), numbers(lines, "mfu")
+    if not speeds:
+        return []
+    peak = f", {statistics.median(mfu):.0%} of peak" if mfu else ""
+    return [("Speed (median)", f"{statistics.median(speeds):,.0f} tokens/s{peak}")]
+
+
+def loss_facts(lines: Lines, per: str = "token") -> Facts:
+    """Losses as means over each token, or text or pair."""
+    found = [("Training loss", f"{plots.recent(numbers(lines, 'train/loss')):.4f} nats per {per} (mean of the last)")]
     val = [line for line in lines if numbers([line], "val/loss")]
     if not val:
         return found
     end, best = val[-1], min(val, key=lambda line: line["val/loss"])
-    over = f" over {end['val_targets']:,} tokens" if numbers([end], "val_targets") else ""
-    found.append(("Validation loss", f"{end['val/loss']:.4f} nats per token{over}"))
+    over = f" over {end['val_targets']:,} {per}s" if numbers([end], "val_targets") else ""
+    found.append(("Validation loss", f"{end['val/loss']:.4f} nats per {per}{over}"))
     if best["step"] != end["step"]:
         found.append(("Best validation loss", f"{best['val/loss']:.4f} after step {best['step']:,}"))
     if numbers([end], "val/perplexity"):

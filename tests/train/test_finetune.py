@@ -26,6 +26,7 @@ from gpt2.model.gpt import GPT
 from gpt2.model.lora import apply_lora, load_lora
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.tokenizer.files import load_tokenizer
+from gpt2.train import report
 from gpt2.train.finetune import Tuned, finetune, resume
 from gpt2.train.metrics import read_metrics
 
@@ -37,6 +38,12 @@ Settings = Callable[..., dict[str, Any]]
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows nothing yet."""
     return write_model(tmp_path_factory.mktemp("base") / "model", make(n_embd=64, head_dim=32, n_inner=256))
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports take longer than these runs."""
+    monkeypatch.setattr("gpt2.train.finetune.write_report", lambda *anything: None)
 
 
 def write_lines(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -300,7 +307,15 @@ def test_a_run_is_resumed_with_its_own_data_alone(tiny: Settings, tmp_path: Path
         resume(tuned.folder, quiet=True, changes={"rank": 3})
 
 
+def test_the_report_tells_what_was_done(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2.train.finetune.write_report", report.write_report)
+    tuned = finetune(**tiny(method="lora", rank=3, max_steps=6), quiet=True)
+    page = (tuned.folder / "report.html").read_text(encoding="utf-8")
+    for text in ("LoRA of rank 3, alpha 32", "JSON lines", "6 of 6 steps of 8 examples", "gpt2 finetune --resume"):
+        assert text in page
+
+
 def test_time_is_turned_into_steps(tiny: Settings) -> None:
-    tuned = finetune(**tiny(max_steps=None, max_seconds=4.0, eval_every=None, patience=0), quiet=True)
-    assert tuned.state.step == tuned.state.step > 1
+    tuned = finetune(**tiny(max_steps=None, max_seconds=3.5, eval_every=None, patience=0), quiet=True)
+    assert tuned.state.step > 1
     assert tuned.state.elapsed < 8.0
