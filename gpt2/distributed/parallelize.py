@@ -44,7 +44,8 @@ def parallelize(
             apply_tensor_parallel(model, mesh["tp"])
     if recompute != "none":
         for block in model.h:
-            recompute_block(block, selective=recompute == "selective", dice=model.config.dropout > 0)
+            dice = any(getattr(part, "dropout", 0.0) > 0.0 for part in block.modules())  # an adapter may have its own
+            recompute_block(block, selective=recompute == "selective", dice=dice)
     if compile_blocks is not None:
         compile_blocks(model)
     if mesh is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from gpt2.train.batches import open_batches
 from gpt2.train.compiled import compile_blocks
 from gpt2.train.config import FROM_DATA, TrainConfig
 from gpt2.train.corpus import Corpus
-from gpt2.train.fused_weights import FusedWeights, make_optimizer, make_weights
+from gpt2.train.fused_weights import make_optimizer, make_weights
 from gpt2.train.guard import Guard
 from gpt2.train.loop import Run, TrainState
 from gpt2.train.mesh_weights import MeshWeights
@@ -126,18 +127,29 @@ def build_weights(config: TrainConfig, place: Place) -> Weights:
 def lay_out(model: GPT, config: RunSettings, place: Place, tokens: float) -> Weights:
     """A model's weights on this process's device, or on the mesh if there is one, for a run over so many tokens."""
     dtype: torch.dtype = getattr(torch, config.dtype)
+    if place.mesh is None:
+        return change_worker(make_weights(model.to(place.device), dtype), config, place, tokens)
+    # FSDP moves each block to the device when it has cut it down: a whole model never lies there.
+    compile_model = compiler(config, place, tokens)
+    return MeshWeights(parallelize(model, place.mesh, dtype, config.recompute, compile_model), dtype)
+
+
+def change_worker(weights: Weights, config: RunSettings, place: Place, tokens: float) -> Weights:
+    """What a process that holds a whole model changes of the one that makes the passes; returns the same weights."""
+    spared = config.recompute == "selective" and weights.fused  # its blocks keep less already
+    recompute = "none" if spared else config.recompute
+    parallelize(weights.worker, None, weights.dtype, recompute, compiler(config, place, tokens))
+    return weights
+
+
+def compiler(config: RunSettings, place: Place, tokens: float) -> Callable[[GPT], None]:
+    """Compiles a model's blocks where the settings say so, or where a run over so many tokens repays it."""
 
     def compile_model(model: GPT) -> None:
         peak = hardware.device_peak(place.device, config.dtype)
         compile_blocks(model, config.compile, place.device, peak, tokens / place.ranks.world_size)
 
-    if place.mesh is None:
-        weights = make_weights(model.to(place.device), dtype)
-        spared = config.recompute == "selective" and isinstance(weights, FusedWeights)  # its blocks keep less already
-        parallelize(weights.worker, None, dtype, "none" if spared else config.recompute, compile_model)
-        return weights
-    # FSDP moves each block to the device when it has cut it down: a whole model never lies there.
-    return MeshWeights(parallelize(model, place.mesh, dtype, config.recompute, compile_model), dtype)
+    return compile_model
 
 
 def seed_dropout(seed: int, data_rank: int) -> None:

@@ -39,6 +39,8 @@ def make_optimizer(weights: Weights, config: OptimConfig, dtype: torch.dtype) ->
 class FusedWeights(Weights):
     """Weights whose gradients stay in bfloat16 until a second micro-batch comes; clipping is a factor, for later."""
 
+    fused = True
+
     def __init__(self, master: GPT, dtype: torch.dtype) -> None:
         super().__init__(master, dtype)
         keep_freed_memory()

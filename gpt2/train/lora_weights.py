@@ -40,8 +40,11 @@ class LoRAWeights(ReplicatedWeights):
     def __init__(self, module: GPT, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
         self.master = self.worker = module
         self.dtype, self.shared, self.ranks = dtype, True, ranks
-        if dtype == torch.bfloat16 and next(module.parameters()).device.type == "cpu":
-            fuse(module)
+        on_processor = next(module.parameters()).device.type == "cpu"
+        self.fused = dtype == torch.bfloat16 and on_processor and ops.have_kernels()
+        if self.fused:
+            keep_freed_memory()
+            fuse_blocks(module)
         self.named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         self.parameters = self.short = list(self.named.values())
         for parameter in self.parameters:
@@ -51,13 +54,6 @@ class LoRAWeights(ReplicatedWeights):
     def tensors(self) -> dict[str, Tensor]:
         """What is trained, live."""
         return dict(entry for name, tensor in self.named.items() for entry in entries(name, tensor))
-
-
-def fuse(module: GPT) -> None:
-    """On a processor the passes go through the kernels, where they are there."""
-    if ops.have_kernels():
-        keep_freed_memory()
-        fuse_blocks(module)
 
 
 def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:

@@ -28,7 +28,7 @@ from gpt2.model.lora import apply_lora
 from gpt2.model.memory import Pass, micro_batch
 from gpt2.runtime import say, seed_everything
 from gpt2.train import plan
-from gpt2.train.build import lay_out, seed_dropout
+from gpt2.train.build import change_worker, lay_out, seed_dropout
 from gpt2.train.classify import build_classifier
 from gpt2.train.example_batches import GRAIN, ExampleBatches, Rows, choose_room, validation_batches
 from gpt2.train.fused_weights import make_optimizer
@@ -133,14 +133,15 @@ def build_weights(config: TuneConfig, lessons: Lessons, place: Place) -> tuple[W
     """The model of these settings with the head that its examples ask for, and what it is to make small."""
     model = load_base(config, lessons)
     dtype: torch.dtype = getattr(torch, config.dtype)
+    tokens = config.max_steps * lessons.tokens / len(lessons.train) * config.batch_examples  # type: ignore[operator]
     if config.method == "lora":
         model = with_adapter(model.to(place.device), config, dtype)
         objective = objective_of(config, lessons, model)  # a head is hung on when all else is frozen
-        return LoRAWeights(model, dtype, place.ranks), objective
+        return change_worker(LoRAWeights(model, dtype, place.ranks), config, place, tokens), objective
     objective = objective_of(config, lessons, model)
     if place.mesh is not None and replicated(config, lessons):
-        return ReplicatedWeights(model.to(place.device), dtype, place.ranks), objective
-    tokens = config.max_steps * lessons.tokens / len(lessons.train) * config.batch_examples  # type: ignore[operator]
+        weights = ReplicatedWeights(model.to(place.device), dtype, place.ranks)
+        return change_worker(weights, config, place, tokens), objective
     return lay_out(model, config, place, tokens), objective
 
 

@@ -20,7 +20,9 @@ GROW_AFTER = 2000  # good steps
 
 
 class Weights:
-    """`master` (float32) and `worker` (the runtime's dtype) of one model."""
+    """`master` (float32) and `worker` (the runtime's dtype) of one model; `fused`: by the processor's kernels."""
+
+    fused = False
 
     def __init__(self, master: GPT, dtype: torch.dtype) -> None:
         self.master = master

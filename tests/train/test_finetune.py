@@ -152,6 +152,16 @@ def test_resuming_continues_to_the_bit(
         assert (find_folder(broken) / name).read_bytes() == (find_folder(whole.folder) / name).read_bytes()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_an_adapter_computes_again_is_what_it_would_have_kept(tiny: Settings, tmp_path: Path, dtype: str) -> None:
+    settings = tiny(dtype=dtype, max_steps=4, learning_rate=0.01, method="lora", lora_dropout=0.2)
+    kept, again = (
+        finetune(**settings | {"out": str(tmp_path / how), "recompute": how}, quiet=True) for how in ("none", "full")
+    )
+    for one, other in zip(trace(kept.folder), trace(again.folder), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_kills_leave_the_trace_of_an_uninterrupted_run(tiny: Settings, tmp_path: Path, method: str) -> None:
