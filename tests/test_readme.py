@@ -188,7 +188,7 @@ def test_the_readme_s_first_prompt_goes_to_the_demo_s_model(
 ) -> None:
     (scratch / "gpt2-demo").mkdir()
     shutil.move(scratch / "runs" / "my", scratch / "gpt2-demo" / "run")
-    (scratch / "runs").rmdir()
+    shutil.rmtree(scratch / "runs")
     assert find.newest_model(scratch).is_relative_to(scratch / "gpt2-demo" / "run")
 
 
