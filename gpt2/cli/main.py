@@ -29,7 +29,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("gpt2.cli.train", "Train a model on prepared shards"),
     "finetune": ("gpt2.cli.finetune", "Teach a model your task from a file of examples"),
     "merge": ("gpt2.cli.merge", "Make one model of an adapter and its base"),
-    "finetune": ("gpt2.cli.finetune", "Teach a model your task from a file of examples"),
     "scale": (
         "gpt2.cli.scale",
         "Fit the power law of loss against compute with small models, and hold a larger one to it",
@@ -47,7 +46,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Measure a model on benchmarks, by the papers' protocols or lm-evaluation-harness's",
     ),
     "overlap": ("gpt2.cli.overlap", "Tell how much of a test set a training set holds"),
-    "merge": ("gpt2.cli.merge", "Make one model of an adapter and its base"),
     "quantize": ("gpt2.cli.quantize", "Make a folder with smaller weights, for writing on a processor"),
     "inspect": ("gpt2.cli.inspect", "Show what is inside a model: sizes, predictions, activations"),
     "doctor": ("gpt2.cli.doctor", "Show what this machine has, how fast it is, and what is missing"),
