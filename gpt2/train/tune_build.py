@@ -65,7 +65,7 @@ def replicated(config: TuneConfig, lessons: Lessons) -> bool:
 
 def resolve(config: TuneConfig, lessons: Lessons, place: Place) -> TuneConfig:
     """Decide everything that depends on the examples and this machine, once; the main process's word counts."""
-    config = fit_to_data(config, lessons.shape, len(lessons.train), lessons.tokens)
+    config = fit_to_data(config, lessons.shape, len(lessons.train), lessons.tokens, lessons.kind)
     config = replace(config, micro_batch_size=min(place.ranks.collect(decide_micro_batch(config, lessons, place))))
     return decide_rhythm(config, place.ranks.share(decide_steps(config, lessons, place)))
 

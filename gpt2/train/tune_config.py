@@ -33,6 +33,7 @@ HELD_OUT, MOST_HELD_OUT = 0.1, 2_000  # share of the examples, and the most of t
 FULL_RATE, RATE_WIDTH = 1e-4, 768  # of a model so wide; narrower ones take larger steps
 MOST_WIDER = 4.0  # times that rate, at most
 LORA_TIMES = 10.0  # an adapter's rate over that of all weights
+PREFERENCE_TIMES = 0.2  # of preferences over that of other examples: held-out pairs gain more by it
 EVALUATIONS = 10  # of a run
 
 
@@ -72,7 +73,9 @@ class TuneConfig:
     patience: int = setting(3, "evaluations without a better one that end the run; 0: it is never ended")
     batch_examples: int | None = setting(None, "examples of a step; else 8 to 64, the more the more examples")
     micro_batch_size: int | None = setting(None, "rows of a full context at a time; else by free memory")
-    learning_rate: float | None = setting(None, "else 1e-4 at GPT-2's width of 768, by 768 / width; lora: ten times it")
+    learning_rate: float | None = setting(
+        None, "else 1e-4 at GPT-2's width of 768, by 768 / width; lora x 10, preferences / 5"
+    )
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "how the rate falls after the warm-up")
     warmup_fraction: float = setting(0.06, "share of the run that is warm-up")
     betas: tuple[float, ...] = setting((0.9, 0.99), "AdamW's two averages")
@@ -164,11 +167,13 @@ def compose(path: str | Path | None = None, flags: Sequence[str] = (), **changes
     return settings.build(TuneConfig, *layers, origin=str(path or "settings"))
 
 
-def fit_to_data(config: TuneConfig, model: GPTConfig, examples: int, tokens: int) -> TuneConfig:
+def fit_to_data(config: TuneConfig, model: GPTConfig, examples: int, tokens: int, kind: Kind) -> TuneConfig:
     """Fill in batch, epochs and rate for so many examples of so many tokens together, and a model of this shape."""
     batch = config.batch_examples or choose_batch(examples, tokens)
     epochs = config.epochs or next((passes for below, passes in EPOCHS if examples < below), 1.0)
-    rate = FULL_RATE * min(MOST_WIDER, RATE_WIDTH / model.n_embd) * (LORA_TIMES if config.method == "lora" else 1.0)
+    rate = FULL_RATE * min(MOST_WIDER, RATE_WIDTH / model.n_embd)
+    rate *= LORA_TIMES if config.method == "lora" else 1.0
+    rate *= PREFERENCE_TIMES if kind == "preference" else 1.0
     return replace(
         config,
         batch_examples=min(batch, examples),

@@ -18,20 +18,21 @@ SMALL = GPTConfig(n_layer=12, n_head=12, n_embd=768)
 def test_the_count_of_examples_decides_batch_epochs_and_what_is_held_out(
     examples: int, batch: int, epochs: float, held_out: int
 ) -> None:
-    config = fit_to_data(TuneConfig(), SMALL, examples, 100 * examples)
+    config = fit_to_data(TuneConfig(), SMALL, examples, 100 * examples, "completion")
     assert (config.batch_examples, config.epochs) == (batch, epochs)
     assert round(held_out_share(config, examples) * examples) == held_out
 
 
 def test_long_examples_make_small_batches_and_few_ones_a_single_batch() -> None:
     assert choose_batch(2_000_000, 2_000_000 * 1024) == 32
-    assert fit_to_data(TuneConfig(), SMALL, 3, 60).batch_examples == 3
+    assert fit_to_data(TuneConfig(), SMALL, 3, 60, "completion").batch_examples == 3
 
 
 def test_rates_go_by_width_and_method_unless_they_are_given() -> None:
-    assert fit_to_data(TuneConfig(), SMALL, 200, 2000).learning_rate == pytest.approx(1e-4)
-    assert fit_to_data(TuneConfig(method="lora"), SMALL, 200, 2000).learning_rate == pytest.approx(1e-3)
-    assert fit_to_data(TuneConfig(learning_rate=0.5), SMALL, 200, 2000).learning_rate == 0.5
+    assert fit_to_data(TuneConfig(), SMALL, 200, 2000, "completion").learning_rate == pytest.approx(1e-4)
+    assert fit_to_data(TuneConfig(method="lora"), SMALL, 200, 2000, "completion").learning_rate == pytest.approx(1e-3)
+    assert fit_to_data(TuneConfig(), SMALL, 200, 2000, "preference").learning_rate == pytest.approx(2e-5)
+    assert fit_to_data(TuneConfig(learning_rate=0.5), SMALL, 200, 2000, "completion").learning_rate == 0.5
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
