@@ -42,7 +42,7 @@ def command(adapter: str, out: Path, base: str | None) -> None:
         )
     read = read_adapter(folder)
     merge(folder, read, out, base)
-    say(f"{out}: {read.config.rank} ranks of {len(read.targets)} matrices merged into {base or read.base}")
+    say(f"{out}: {base or read.base}, with an adapter of rank {read.config.rank} in {len(read.targets)} matrices")
 
 
 def merge(folder: Path, adapter: Adapter, out: Path, base: str | None) -> None:

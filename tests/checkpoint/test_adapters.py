@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
 
-from gpt2.checkpoint.adapters import is_adapter, read_adapter, write_adapter
+from gpt2.checkpoint.adapters import DEFAULTS, READ, SILENT, is_adapter, read_adapter, write_adapter
 from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
 from gpt2.model.lora import LoRAConfig, apply_lora, load_lora, lora_parameters, merge_lora
@@ -187,3 +190,30 @@ def test_damaged_files_are_a_line(tmp_path: Path) -> None:
     (folder / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         read_adapter(folder)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = sorted(READ | SILENT | set(DEFAULTS) | {"use_dora", "rank_pattern", "modules_to_save"})
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("sound"), adapted(SHAPES[1]), SHAPES[1])
+
+
+@effort(max_examples=200, deadline=None)
+@given(changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))
+def test_whatever_a_config_says_it_is_read_or_refused_in_one_line(changes: dict[str, Any], sound: Path) -> None:
+    path = sound / "adapter_config.json"
+    before = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(before) | changes))
+        read_adapter(sound).check(TINY)
+    except UserError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_text(before)

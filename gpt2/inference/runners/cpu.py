@@ -7,12 +7,10 @@ Its numbers do not depend on what else a step reads, on how a prompt is cut into
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,11 +19,12 @@ from gpt2.hardware import cores
 from gpt2.inference.choose import Ask, choose_rows
 from gpt2.inference.request import PAGE_SIZE, Span
 from gpt2.inference.rings import rings_for
+from gpt2.inference.runners.low_rank import low_rank_rows
+from gpt2.inference.runners.memory import aligned, padded
 from gpt2.kernels import plan as at
 from gpt2.kernels.survey import BLOCK
 from gpt2.kernels.team import Team
 from gpt2.kernels.vectors import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
-from gpt2.model.lora_config import TARGETS
 
 if TYPE_CHECKING:
     from gpt2.checkpoint.adapters import Adapter
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 KINDS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INT8, "int4": INT4}
 KV_DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
-LARGE = 2 << 20  # bytes
 SECOND_CACHE = 512 * 1024  # bytes of activations that a worker goes over again and again
 
 
@@ -301,50 +299,9 @@ class CpuRunner:
         return int(array.ctypes.data)
 
 
-def low_rank_rows(model: PackedModel, adapter: Adapter) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """For each layer's four matrices: rank, A (r, Kp) and scale B' (r, Np); rank 0 where the adapter has nothing."""
-    adapter.check(model.config)
-    names = (f"h.{layer}.{part}" for layer in range(model.config.n_layer) for part in TARGETS)
-    return [low_rank_row(model, adapter, name) for name in names]
-
-
-def low_rank_row(model: PackedModel, adapter: Adapter, name: str) -> tuple[int, np.ndarray, np.ndarray]:
-    """Where the norm before the matrix was evened out for quantisation, A takes its output as it is now."""
-    matrix, low = model.matrices[f"{name}.weight"], adapter.state.get(f"{name}.lora_A", np.zeros((0, 0), np.float32))
-    a = aligned((len(low), padded(matrix.columns, GROUP)), np.float32)
-    b = aligned((len(low), padded(matrix.rows, LANES)), np.float32)
-    if len(low):
-        norm = name.replace("attn.c_attn", "ln_1").replace("mlp.c_fc", "ln_2")
-        a[:, : matrix.columns] = low * model.factors.get(norm, np.float32(1.0))
-        b[:, : matrix.rows] = adapter.state[f"{name}.lora_B"].T * np.float32(adapter.config.scale)
-    return len(low), a, b
-
-
 def thread_count() -> int:
     """GPT2_THREADS, else the cores that this process may use."""
     text = os.environ.get("GPT2_THREADS", "")
     if text and not (text.isdigit() and int(text) > 0):
         raise UserError(f"GPT2_THREADS={text}: must be a whole number of at least 1")
     return int(text) if text else cores()
-
-
-def padded(count: int, multiple: int) -> int:
-    """The next multiple."""
-    return -(-count // multiple) * multiple
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros that begin on a cache line."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = large(size + 64) if size >= LARGE else np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def large(size: int) -> np.ndarray:
-    """Zeros in pages of megabytes where the system has them: touching small ones costs a prompt a third more."""
-    memory = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
