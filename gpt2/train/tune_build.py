@@ -30,6 +30,7 @@ from gpt2.runtime import say, seed_everything
 from gpt2.train import plan
 from gpt2.train.build import change_worker, lay_out, seed_dropout
 from gpt2.train.classify import build_classifier
+from gpt2.train.completion import CompletionLoss
 from gpt2.train.example_batches import GRAIN, ExampleBatches, Rows, choose_room, validation_batches
 from gpt2.train.fused_weights import make_optimizer
 from gpt2.train.guard import Guard
@@ -136,22 +137,23 @@ def build_weights(config: TuneConfig, lessons: Lessons, place: Place) -> tuple[W
     tokens = config.max_steps * lessons.tokens / len(lessons.train) * config.batch_examples  # type: ignore[operator]
     if config.method == "lora":
         model = with_adapter(model.to(place.device), config, dtype)
-        objective = objective_of(config, lessons, model)  # a head is hung on when all else is frozen
+        objective = objective_of(config, lessons, model, place)  # a head is hung on when all else is frozen
         return change_worker(LoRAWeights(model, dtype, place.ranks), config, place, tokens), objective
-    objective = objective_of(config, lessons, model)
+    objective = objective_of(config, lessons, model, place)
     if place.mesh is not None and replicated(config, lessons):
         weights = ReplicatedWeights(model.to(place.device), dtype, place.ranks)
         return change_worker(weights, config, place, tokens), objective
     return lay_out(model, config, place, tokens), objective
 
 
-def objective_of(config: TuneConfig, lessons: Lessons, model: GPT) -> Objective:
+def objective_of(config: TuneConfig, lessons: Lessons, model: GPT, place: Place) -> Objective:
     """What is to be made small; the model gets the head that it asks for."""
     if lessons.kind == "label":
         return build_classifier(model, lessons.train, config.lm_weight)
     if lessons.kind == "preference":
         return PreferenceLoss(config.beta)
-    return TokenLoss()
+    sharded = place.mesh is not None and not replicated(config, lessons)
+    return TokenLoss() if sharded else CompletionLoss()
 
 
 def load_base(config: TuneConfig, lessons: Lessons) -> GPT:

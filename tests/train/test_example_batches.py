@@ -19,6 +19,7 @@ from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.gpt import GPT
 from gpt2.model.lora import LoRAConfig, apply_lora
+from gpt2.train.completion import CompletionLoss
 from gpt2.train.example_batches import ExampleBatches, Rows, choose_room, validation_batches
 from gpt2.train.fused_weights import FusedWeights
 from gpt2.train.loop import Batch, TokenLoss
@@ -80,7 +81,10 @@ def test_a_packed_gradient_is_the_sum_of_the_examples_own_and_knows_no_prompt_ta
     models: dict[str, GPT], method: str, shapes: list[tuple[int, int, int]], seed: int
 ) -> None:
     model, parts = models[method], [encoded(shape) for shape in shapes]
-    found = gradients(model, TokenLoss().loss(model, packed(parts, seed)))
+    batch = packed(parts, seed)
+    found = gradients(model, CompletionLoss().loss(model, batch))
+    for name, gradient in gradients(model, TokenLoss().loss(model, batch)).items():
+        assert torch.allclose(found[name], gradient, rtol=1e-3, atol=2e-5 * float(gradient.abs().max() + 1)), name
     expected = gradients(model, sum((plain_loss(model, part) for part in parts), torch.zeros(())))
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, rtol=1e-3, atol=2e-5 * float(gradient.abs().max() + 1)), name
@@ -99,10 +103,10 @@ def test_nothing_of_a_neighbour_from_which_nothing_is_learned_gets_any_gradient(
     first = encoded(shapes[0], 0, 128)
     others = [encoded(shape, 128, 257) for shape in shapes[1:]]
     silent = [Encoded(part.ids, np.zeros_like(part.wanted)) for part in others]
-    found = gradients(worker, TokenLoss().loss(worker, packed([first, *silent], seed)))
+    found = gradients(worker, CompletionLoss().loss(worker, packed([first, *silent], seed)))
     assert not found["wte.weight"][128:].any()
     assert found["wte.weight"][:128].any()
-    alone = gradients(worker, TokenLoss().loss(worker, packed([first])))
+    alone = gradients(worker, CompletionLoss().loss(worker, packed([first])))
     for name, gradient in alone.items():
         close = 1e-5 if dtype == torch.float32 else 0.05
         assert torch.allclose(
@@ -121,7 +125,7 @@ def test_an_adapter_s_gradients_through_the_kernels_are_the_plain_ones(
             parameter.data = parameter.data.bfloat16()
     worker, batch = LoRAWeights(short, torch.bfloat16).worker, packed([encoded(shape) for shape in shapes], seed)
     expected = gradients(plain, TokenLoss().loss(plain, batch))
-    for name, gradient in gradients(worker, TokenLoss().loss(worker, batch)).items():
+    for name, gradient in gradients(worker, CompletionLoss().loss(worker, batch)).items():
         assert gradient.dtype == torch.float32
         assert float((gradient - expected[name]).norm()) < 0.1 * float(expected[name].norm()) + 1e-4, name
 
@@ -152,6 +156,17 @@ def test_each_pass_has_every_example_once_and_a_step_depends_on_its_number_alone
     again = ExampleBatches(Rows(parts, CONTEXT), min(count, size), seed)
     again.load({"steps": 2})
     assert torch.equal(again.next(2).inputs, batches.next(2).inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_from_which_nothing_is_learned_have_no_gradient(dtype: torch.dtype) -> None:
+    model = make()
+    worker = model.train() if dtype == torch.float32 else FusedWeights(model, dtype).worker.train()
+    silent = encoded((5, 5, 1))
+    batch = packed([Encoded(silent.ids, np.zeros_like(silent.wanted))])
+    loss = CompletionLoss().loss(worker, batch)
+    assert loss.item() == 0.0
+    assert not any(gradient.any() for gradient in gradients(worker, loss).values())
 
 
 def test_labels_stand_where_their_texts_end() -> None:
