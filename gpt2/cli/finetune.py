@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,16 @@ def finish(tuned: Tuned) -> None:
         return
     name = "best" if tuned.state.best_step else "last"
     say(f"model:  {tuned.folder / name}")
-    if tuned.report is None:
-        say(f'next:   gpt2 generate --model {quote(str(tuned.folder))} "..."')
-    else:
-        say(f"next:   gpt2 classify --model {quote(str(tuned.folder))} FILE")
+    say(f"next:   {use_of(tuned, tuned.folder / name)}")
+
+
+def use_of(tuned: Tuned, model: Path) -> str:
+    """The command that does what was learned."""
+    from gpt2.tokenizer.files import load_tokenizer
+
+    run = quote(str(tuned.folder))
+    if tuned.report is not None:
+        return f"gpt2 classify --model {run} FILE"
+    if load_tokenizer(model).chat_template is not None:
+        return f"gpt2 chat --model {run}"
+    return f"gpt2 generate --model {run} PROMPT"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,11 @@ class Rows:
     def paired(self) -> bool:
         return isinstance(self.examples, Pairs)
 
+    @cached_property
+    def labelled(self) -> bool:
+        """Of the whole set, not of a batch: every rank hands over the same names."""
+        return isinstance(self.examples, Encodings) and bool((self.examples.labels >= 0).any())
+
     def texts(self, number: int) -> list[Encoded]:
         """The texts of an example, in the order of their segments."""
         example = self.examples[int(number)]
@@ -74,9 +80,9 @@ class Rows:
         if self.reference is not None:
             margins = [float(self.reference[row[0]]) if len(row) else 0.0 for row in numbers]
             return {"reference": torch.tensor(margins, dtype=torch.float32)}
-        if not any(text.label >= 0 for row in texts for text in row):
+        if not self.labelled:
             return {}
-        slots = max(map(len, texts))
+        slots = max([1, *map(len, texts)])  # a rank may have no text in this step
         ends = [np.cumsum([text.positions for text in row], dtype=np.int64) - 1 for row in texts]
         return {
             "labels": filled([np.array([text.label for text in row], np.int64) for row in texts], slots),
