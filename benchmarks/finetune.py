@@ -13,6 +13,7 @@ process each, alternating; medians of the steps' seconds, the first ones left ou
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import statistics
@@ -113,13 +114,19 @@ def ours(method: str, folder: Path, scratch: Path, steps: int, side: str) -> tup
     lines = [json.loads(line) for line in (scratch / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps_taken = [line for line in lines if "train/loss" in line]
     elapsed = [0.0, *(line["elapsed"] for line in steps_taken)]
-    return [b - a for a, b in zip(elapsed, elapsed[1:], strict=False)], [line["train/loss"] for line in steps_taken]
+    return [b - a for a, b in itertools.pairwise(elapsed)], [line["train/loss"] for line in steps_taken]
 
 
 def trainer(method: str, folder: Path, scratch: Path, steps: int, side: str) -> tuple[list[float], list[float]]:
     """transformers' Trainer, with peft for LoRA: seconds and losses of its steps."""
-    from transformers import DataCollatorForSeq2Seq, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
-    from transformers import GPT2TokenizerFast
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        GPT2LMHeadModel,
+        GPT2TokenizerFast,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     model: Any = GPT2LMHeadModel.from_pretrained(folder / "model")
     tokenizer = GPT2TokenizerFast.from_pretrained(folder / "model")

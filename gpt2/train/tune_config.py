@@ -49,9 +49,7 @@ class TuneConfig:
     method: Literal["full", "lora"] = setting("full", "full: all weights; lora: small products beside frozen ones")
     val: str | None = setting(None, "a file of held-out examples; else --val_share of the data")
     val_share: float | None = setting(None, "share of the prompts to hold out, 0 for none; else a tenth, 2000 at most")
-    format: str = setting(
-        "auto", "the data's layout: text, paragraphs, lines, pairs (input||output), jsonl, json, csv or tsv"
-    )
+    format: str = setting("auto", "the layout: text, paragraphs, lines, pairs (input||output), jsonl, json, csv or tsv")
     columns: tuple[str, ...] = setting((), "ROLE=NAME,...: what the data's fields are called (prompt=question)")
     template: str | None = setting(None, 'what stands around a prompt: "Q: {prompt}\\nA:"')
     labels: tuple[str, ...] | None = setting(None, "the labels there may be; else those in the data")
