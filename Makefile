@@ -14,7 +14,7 @@ demo: $(VENV)/.core  ## train a small model and let it write; installs only what
 	@$(BIN)/gpt2 demo
 
 test: $(VENV)/.dev  ## the test suite, offline
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.dev  ## lint, format, types, and whether the generated pages are up to date
 	@$(BIN)/ruff check .
