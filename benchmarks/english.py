@@ -13,7 +13,6 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 TEXTS = (
     "text/tinystories_sample.txt",
@@ -25,16 +24,7 @@ TEXTS = (
 )
 LATIN = ("text/chesterton-ball.txt",)  # the others are UTF-8
 VOCABULARY = 4096
-RECIPE: dict[str, Any] = {
-    "batch_tokens": 2048,
-    "short_length": 64,
-    "grad_clip": 0.0,
-    "eval_tokens": 16_384,
-    "log_every": 10,
-    "model": {"n_layer": 4, "n_head": 4, "n_embd": 256, "context_length": 256},
-    "optim": {"muon_lr": 0.02, "eps": 1e-10, "weight_decay": 0.0},
-    "schedule": {"schedule": "trapezoid", "warmup_fraction": 0.02, "decay_fraction": 0.6},
-}
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "english_small.toml"
 
 
 def assets() -> Path:
@@ -54,7 +44,7 @@ def english_model(folder: Path, seconds: float = 270.0) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             data, run = Path(scratch, "data"), Path(scratch, "run")
             prepare([gather(Path(scratch, "texts"))], data, tokenizer=f"train:{VOCABULARY}", val_fraction=0.02)
-            pretrain(compose(data=str(data), out=str(run), max_seconds=seconds, **RECIPE))
+            pretrain(compose(RECIPE, data=str(data), out=str(run), max_seconds=seconds))
             load(run, device="cpu").save(Path(scratch, "model"))
             Path(scratch, "model").rename(folder)
     return folder

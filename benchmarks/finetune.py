@@ -77,7 +77,8 @@ def compare(method: str, folder: Path, args: argparse.Namespace) -> str:
     for number in range(args.rounds):
         for side in sides if number % 2 == 0 else sides[::-1]:
             command = [sys.executable, __file__, "--child", side, method, str(folder), str(args.steps)]
-            found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            found = json.loads(done.stdout.splitlines()[-1])  # libraries print too
             turns[side].append(Turn(**found))
             print(f"{method} {side}: {turns[side][-1]}", file=sys.stderr, flush=True)
     lines = [f"{method}, {EXAMPLES} examples a step, medians of {args.rounds} rounds (wanted: {WANTED[method]})\n"]

@@ -30,9 +30,9 @@ FEWEST, MOST = 8, 64  # examples of a step that is chosen by their count
 BATCH_TOKENS = 32_768  # of such a step, about
 EPOCHS = ((1_000, 5.0), (50_000, 3.0), (500_000, 2.0))  # (below so many examples, passes over them); else 1
 HELD_OUT, MOST_HELD_OUT = 0.1, 2_000  # share of the examples, and the most of them
-FULL_RATE, RATE_WIDTH = 1e-4, 768  # of a model so wide; narrower ones take larger steps
-MOST_WIDER = 4.0  # times that rate, at most
-LORA_TIMES = 10.0  # an adapter's rate over that of all weights
+FULL_RATE, LORA_TIMES, RATE_WIDTH = 1e-4, 10.0, 768  # of all weights, an adapter's over it, at this width
+NARROWER = {"full": (3, 20.0), "lora": (2, 10.0)}  # power of RATE_WIDTH / width, and the most of it (docs/log.md)
+CAREFUL = (1, 4.0)  # the same for labels and preferences
 PREFERENCE_TIMES = 0.2  # of preferences over that of other examples: held-out pairs gain more by it
 EVALUATIONS = 10  # of a run
 
@@ -74,7 +74,7 @@ class TuneConfig:
     batch_examples: int | None = setting(None, "examples of a step; else 8 to 64, the more the more examples")
     micro_batch_size: int | None = setting(None, "rows of a full context at a time; else by free memory")
     learning_rate: float | None = setting(
-        None, "else 1e-4 at GPT-2's width of 768, by 768 / width; lora x 10, preferences / 5"
+        None, "else 1e-4 at GPT-2's width of 768, lora 1e-3; larger for narrower models; preferences / 5"
     )
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "how the rate falls after the warm-up")
     warmup_fraction: float = setting(0.06, "share of the run that is warm-up")
@@ -171,15 +171,21 @@ def fit_to_data(config: TuneConfig, model: GPTConfig, examples: int, tokens: int
     """Fill in batch, epochs and rate for so many examples of so many tokens together, and a model of this shape."""
     batch = config.batch_examples or choose_batch(examples, tokens)
     epochs = config.epochs or next((passes for below, passes in EPOCHS if examples < below), 1.0)
-    rate = FULL_RATE * min(MOST_WIDER, RATE_WIDTH / model.n_embd)
-    rate *= LORA_TIMES if config.method == "lora" else 1.0
-    rate *= PREFERENCE_TIMES if kind == "preference" else 1.0
+    rate = choose_rate(config.method, kind, model.n_embd)
     return replace(
         config,
         batch_examples=min(batch, examples),
         epochs=epochs,
         learning_rate=config.learning_rate or float(f"{rate:.1e}"),
     )
+
+
+def choose_rate(method: str, kind: Kind, width: int) -> float:
+    """The full learning rate for a model of this width."""
+    power, most = NARROWER[method] if kind in ("text", "completion") else CAREFUL
+    rate = FULL_RATE * min(most, (RATE_WIDTH / width) ** power)
+    rate *= LORA_TIMES if method == "lora" else 1.0
+    return rate * (PREFERENCE_TIMES if kind == "preference" else 1.0)
 
 
 def choose_batch(examples: int, tokens: int) -> int:

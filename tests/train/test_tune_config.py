@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from gpt2.data.examples import Kind
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
-from gpt2.train.tune_config import TuneConfig, choose_batch, compose, decide_rhythm, fit_to_data, held_out_share
+from gpt2.train.tune_config import (
+    TuneConfig,
+    choose_batch,
+    choose_rate,
+    compose,
+    decide_rhythm,
+    fit_to_data,
+    held_out_share,
+)
 
 SMALL = GPTConfig(n_layer=12, n_head=12, n_embd=768)
 
@@ -63,3 +72,11 @@ def test_a_run_s_settings_are_read_back_as_they_were(tmp_path: object) -> None:
     write_settings(folder, config)
     assert compose(folder / "config.toml") == config
     assert "gpt2 finetune --resume" in (folder / "config.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "rate"),
+    [("full", "completion", 2e-3), ("lora", "text", 9e-3), ("full", "label", 3e-4), ("full", "preference", 6e-5)],
+)
+def test_narrower_models_take_larger_steps(method: str, kind: Kind, rate: float) -> None:
+    assert choose_rate(method, kind, 256) == pytest.approx(rate)
