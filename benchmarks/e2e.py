@@ -7,7 +7,7 @@ generate`, greedy. BLEU is sacrebleu's (13a, case as given) over the corpus, aga
 Beside them: the model before it, shown solved examples; the text of the nearest training input; and the same network
 from random weights, tuned on the task alone for as long as the first one was, at the best of three learning rates.
 
-    python benchmarks/e2e.py FOLDER              # 20 minutes on two cores, a third of them for random weights; what is there stays
+    python benchmarks/e2e.py FOLDER              # 20 minutes on two cores; what is there is not made again
     python benchmarks/e2e.py FOLDER --only full,lora
 """
 
