@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
     from gpt2.train.finetune import Tuned
     from gpt2.train.lessons import Lessons
+    from gpt2.train.tune_config import TuneConfig
 
 SHORT_STEPS = 4  # of a run under GPT2_SHORT=1, which the tests of the documentation set
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -69,8 +71,17 @@ def command(resume: str | None, words: tuple[str, ...]) -> None:
             return
         path = words[0] if words and not words[0].startswith("-") else None
         flags = words[1:] if path else words
-        config = ranks.attempt(lambda: compose(path, flags, **short_settings()))
+        config = ranks.attempt(lambda: as_typed(compose(path, flags, **short_settings()), flags))
         finish(finetune.finetune(config, complete, show))
+
+
+def as_typed(config: TuneConfig, flags: tuple[str, ...]) -> TuneConfig:
+    r"""The settings with a template from the command line read as every command reads one: \n is a line end there."""
+    from gpt2.cli.writing import unescape
+
+    if config.template is None or not any(flag.startswith("--template") for flag in flags):
+        return config
+    return replace(config, template=unescape(config.template))
 
 
 def changes_of_layout(run: str, words: tuple[str, ...]) -> dict[str, Any]:
@@ -158,10 +169,11 @@ def finish(tuned: Tuned) -> None:
 
 def use_of(tuned: Tuned, model: Path) -> str:
     """The command that does what was learned."""
+    from gpt2.checkpoint.classifier import is_classifier
     from gpt2.tokenizer.files import load_tokenizer
 
     run = quote(str(tuned.folder))
-    if tuned.report is not None:
+    if is_classifier(model):
         return f"gpt2 classify --model {run} FILE"
     if load_tokenizer(model).chat_template is not None:
         return f"gpt2 chat --model {run}"

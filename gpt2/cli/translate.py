@@ -46,7 +46,8 @@ def command(file: str, source: str, target: str, **flags: Any) -> None:
     params = verb_params(flags, greedy=True)
     text = read_input(file)
     model = load_model(flags)
-    own = [] if flags["shots"] or model.tokenizer.chat_template else own_examples(source, target)
+    asked_otherwise = flags["shots"] or flags["template"] is not None or model.tokenizer.chat_template
+    own = [] if asked_otherwise else own_examples(source, target)  # the built-in ones are in the paper's words
     params = shorter(params, model)
     asker = make_asker(translate(source, target), model, params.max_new_tokens, flags, own)
     scorer = scorer_for(model, text.count("\n") + text.count(". ") + 1)

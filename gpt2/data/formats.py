@@ -39,6 +39,7 @@ WORDS: dict[Layout, str] = {
     "csv": "CSV",
     "tsv": "TSV",
 }
+HEADER = 10_000  # characters of a table's first line, at most: a book may be one line
 LOOKED_AT = 100  # lines from the beginning that decide what a file is
 BARS = "||"
 END_OF_TEXT = "<|endoftext|>"
@@ -65,12 +66,20 @@ def recognise(path: Path, columns: Iterable[str] = ()) -> Layout:
     if re.match(r"\s*\[\s*([{\]]|$)", " ".join(head)):
         return "json"
     for layout, delimiter in (("tsv", "\t"), ("csv", ","), ("csv", ";")):
-        names = next(csv.reader(head[:1], delimiter=delimiter), [])
+        names = _header(head[0], delimiter)
         if len(names) > 1 and (has_shape(names) or set(columns) & set(names)):
             return layout  # type: ignore[return-value]
     if 2 * sum(BARS in line for line in head) > len(head):
         return "pairs"
     return _named_otherwise(path, head[0])
+
+
+def _header(line: str, delimiter: str) -> list[str]:
+    """The names in a table's first line; none where it is no table's."""
+    try:
+        return next(csv.reader([line[:HEADER]], delimiter=delimiter), [])
+    except csv.Error:
+        return []
 
 
 def read_rows(path: Path, layout: Layout) -> Iterator[Row]:
@@ -173,7 +182,12 @@ def _json_lines(path: Path) -> Iterator[Row]:
 def _json_array(path: Path) -> Iterator[Row]:
     """One object after the other: a large array is never all there as Python objects."""
     text = "\n".join(line for _, line in lines(path))
-    begin = _skip(text, text.index("[") + 1)
+    first = _skip(text, 0)
+    if not text.startswith("[", first):
+        raise UserError(
+            f"{path} line {_line(text, first)}: expected an array, [{{...}}, ...]; one object a line is --format jsonl"
+        )
+    begin = _skip(text, first + 1)
     line = 1 + text.count("\n", 0, begin)
     end = begin
     while not text.startswith("]", end):
@@ -225,7 +239,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    _, header = next(lines(path))
+    _, header = next(lines(path), (1, ""))
     return _table(path, ";" if header.count(";") > header.count(",") else ",")
 
 

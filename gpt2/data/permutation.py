@@ -17,7 +17,7 @@ class Permutation:
     again until it falls inside ("cycle walking": Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
     """
 
-    def __init__(self, size: int, *key: int) -> None:
+    def __init__(self, size: int, *key: int | str) -> None:
         if size < 1:
             raise ValueError(f"a permutation of {size} numbers")
         self.size = size

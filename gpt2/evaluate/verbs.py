@@ -158,6 +158,8 @@ def read_shots(path: str | Path, verb: Verb) -> tuple[Verb, list[Example]]:
 def as_item(item: Mapping[str, Any], verb: Verb, template: Template, where: str) -> dict[str, Any]:
     """The example's fields by the verb's names, its answer as `output`."""
     found = {"output": taken(item, (*verb.answers, *OUTPUTS), where)}
+    if verb.options:
+        found["output"] = str(found["output"])  # labels may be numbers
     if verb.options and found["output"] not in verb.options:
         raise UserError(f"{where}: '{found['output']}' is none of {', '.join(verb.options)}")
     for name in template.fields:

@@ -53,9 +53,13 @@ class ChatTemplate:
         Raises UserError with the template's own complaint, such as about an order of roles that it does not know.
         """
         tokens = dict.fromkeys(("bos_token", "eos_token", "unk_token"), self._eot)
+        unused = {"tools": None, "documents": None}  # as transformers has them: templates ask whether they are None
         try:
             return self._template.render(
-                messages=[dict(message) for message in messages], add_generation_prompt=add_generation_prompt, **tokens
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                **tokens,
+                **unused,
             )
         except Exception as error:  # a stranger's template can raise whatever it likes
             reason = str(error).partition("\n")[0] or type(error).__name__

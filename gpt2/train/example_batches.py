@@ -151,9 +151,14 @@ def pinned(batch: Batch) -> Batch:
 
 
 def validation_batches(rows: Rows, most: int, device: str, ranks: Ranks = ALONE) -> Iterator[Batch]:
-    """The first `most` examples in order, as many at a time as have about VALIDATED_TOKENS tokens."""
-    lengths = rows.examples.positions[:most]
+    """`most` of the examples, the same each time, as many at a time as have about VALIDATED_TOKENS tokens.
+
+    Drawn, not the first ones: files are often sorted by label or source.
+    """
+    count = len(rows.examples)
+    drawn = np.sort(Permutation(count, "validation")(np.arange(min(most, count))))
+    lengths = rows.examples.positions[drawn]
     goal = VALIDATED_TOKENS["cpu" if device == "cpu" else "cuda"] * ranks.data_size
     groups = np.cumsum(lengths) // goal
     for group in np.unique(groups):
-        yield rows.batch(np.flatnonzero(groups == group), 0, ranks)
+        yield rows.batch(drawn[groups == group], 0, ranks)

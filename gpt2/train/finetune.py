@@ -21,6 +21,7 @@ from gpt2.data.examples import Encoded
 from gpt2.distributed.launch import Place, joined, restarted, take_place
 from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
+from gpt2.model.sizes import parameters
 from gpt2.runtime import Runtime, say
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.train.drive import Finished, drive
@@ -251,7 +252,9 @@ def label_report(config: TuneConfig, lessons: Lessons, place: Place) -> LabelRep
 def describe(config: TuneConfig, lessons: Lessons, run: Run) -> None:
     """Lines that say what is about to happen."""
     trained = sum(parameter.numel() for parameter in run.weights.parameters)
-    whole = sum(parameter.numel() for parameter in run.weights.master.parameters())
+    master = run.weights.master
+    beside = sum(p.numel() for name, p in master.named_parameters() if "lora_" in name or name.startswith("score"))
+    whole = parameters(master.config) + beside  # a quantised base has no parameters of its own to count
     share = "" if trained == whole else f", {trained / 1e6:.2f}M of them ({trained / whole:.1%}) trained"
     say(f"{whole / 1e6:.1f}M parameters{share}, on {config.device} in {config.dtype}")
     val = "none held out" if lessons.val is None else f"{len(lessons.val):,} held out"

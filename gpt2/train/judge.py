@@ -109,3 +109,4 @@ class Patience:
                 f"ended after step {run.state.step:,} of {run.max_steps:,}: {waited} evaluations without a better "
                 f"validation loss than {run.state.best_val_loss:.4f}, after step {run.state.best_step:,}"
             )
+            self.evaluate.metrics.write(run.state.step, ended=run.ended)

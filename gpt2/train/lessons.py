@@ -97,7 +97,7 @@ def identity(config: TuneConfig, lessons: Lessons) -> dict[str, Any]:
     found = {"train": lessons.train.hash, "tokenizer": lessons.tokenizer.hash}
     if lessons.val is not None:
         found["val"] = lessons.val.hash
-    if config.method == "lora":  # the checkpoints hold only what is trained beside it
+    if config.method == "lora" or lessons.kind == "preference":  # what the checkpoints do not hold and the loss needs
         found["base"] = base_hash(lessons.folder)
     return found
 

@@ -55,7 +55,8 @@ class PastRun:
     def state(self) -> str:
         if self.fault:
             return self.fault
-        return "done" if self.max_steps is not None and self.step >= self.max_steps else "unfinished"
+        ended = any(line["step"] >= self.step for line in self.lines if "ended" in line)  # by patience
+        return "done" if ended or (self.max_steps is not None and self.step >= self.max_steps) else "unfinished"
 
     def figures(self) -> dict[str, Any]:
         """Everything that a table or a program wants to know, by name; seconds are of training."""

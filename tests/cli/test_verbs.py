@@ -75,6 +75,12 @@ def test_a_translation_has_the_lines_of_its_text(run: Callable[..., Any], text: 
     assert run("translate", "--from", "en", "--to", "it", text, "--shots", path, *SHORT).code == 0
 
 
+def test_a_template_of_the_user_is_the_whole_prompt(run: Callable[..., Any], text: Path) -> None:
+    """The built-in sentences are in the paper's words: they do not stand before another's, nor are they missed."""
+    done = run("translate", "--from", "en", "--to", "ro", text, "--template", r"{source}\nRomanian:", *SHORT)
+    assert done.code == 0
+
+
 def test_an_answer_is_one_line_from_a_text_or_from_memory(run: Callable[..., Any], text: Path, tmp_path: Path) -> None:
     path = tmp_path / "shots.jsonl"
     path.write_text('{"question": "Who?", "answer": "men"}\n')

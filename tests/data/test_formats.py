@@ -152,6 +152,19 @@ def test_a_name_that_promises_more_than_prose_is_refused(tmp_path: Path) -> None
         recognise(tmp_path)
 
 
+def test_a_book_on_one_line_is_a_text(tmp_path: Path) -> None:
+    (tmp_path / "book").write_text("a, word, and " * 20_000)
+    assert recognise(tmp_path / "book") == "text"
+
+
+def test_a_named_layout_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "made").write_text(f"{ONE}\n")
+    with pytest.raises(UserError, match="line 1: expected an array"):
+        list(read_rows(tmp_path / "made", "json"))
+    (tmp_path / "made").write_text("")
+    assert list(read_rows(tmp_path / "made", "csv")) == []
+
+
 def test_columns_by_other_names_make_a_table_recognised(tmp_path: Path) -> None:
     (tmp_path / "made").write_text("q,a\n1,2\n")
     assert recognise(tmp_path / "made") == "text"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,8 +192,24 @@ def test_a_pair_has_a_row_with_its_reference() -> None:
     assert batch.inputs[0, 6:13].tolist() == pairs[3].rejected.ids[:-1].tolist()
 
 
-def test_validation_reads_the_first_examples_once() -> None:
+def test_validation_reads_the_same_examples_each_time_from_all_over_a_sorted_file() -> None:
+    parts = [replace(encoded((30, 30, n)), label=n // 100) for n in range(200)]
+    rows = Rows(together(parts), CONTEXT)
+    batches, again = (list(validation_batches(rows, 100, "cpu")) for _ in range(2))
+    assert sum(batch.tokens or 0 for batch in batches) == 100 * parts[0].positions
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(batches, again, strict=True))
+    labels = torch.cat([batch.extra["labels"].flatten() for batch in batches])
+    assert all(30 <= int((labels == label).sum()) <= 70 for label in (0, 1))
+
+
+def test_validation_reads_everything_once_where_that_is_not_too_much() -> None:
     parts = [encoded((30, 30, n)) for n in range(200)]
-    batches = list(validation_batches(Rows(together(parts), CONTEXT), 150, "cpu"))
-    assert sum(batch.tokens or 0 for batch in batches) == sum(part.positions for part in parts[:150])
+    batches = list(validation_batches(Rows(together(parts), CONTEXT), 1000, "cpu"))
+    assert sum(batch.tokens or 0 for batch in batches) == sum(part.positions for part in parts)
     assert len(batches) > 1
+
+
+def test_a_rank_without_labelled_texts_hands_over_the_same_names() -> None:
+    rows = Rows(together([replace(encoded((30, 3, 0)), label=1)]), CONTEXT)
+    empty = [rows.batch(np.array([0]), 0, Ranks(r, r, 2, r, 2)).extra["labels"] for r in range(2)]
+    assert sorted((part >= 0).sum().item() for part in empty) == [0, 1]

@@ -29,6 +29,7 @@ from gpt2.tokenizer.files import load_tokenizer
 from gpt2.train import report
 from gpt2.train.finetune import Tuned, finetune, resume
 from gpt2.train.metrics import read_metrics
+from gpt2.train.runs import read_run
 
 COLOURS = ["red", "blue", "green", "grey", "white", "black", "pink", "brown"]
 Settings = Callable[..., dict[str, Any]]
@@ -121,6 +122,7 @@ def test_early_stopping_keeps_the_best(tiny: Settings, capsys: pytest.CaptureFix
     assert tuned.state.step == best + 2 * 4 < 200
     assert follow(tuned.folder / "best") == (tuned.folder / f"step_{best:08d}").resolve()
     assert "2 evaluations without a better validation loss" in capsys.readouterr().err
+    assert read_run(tuned.folder).state == "done"
     again = resume(tuned.folder, quiet=True)
     assert again.state.step == tuned.state.step
 

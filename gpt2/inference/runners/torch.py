@@ -5,10 +5,12 @@ R rows of logits  C n_embd  V vocabulary
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -26,6 +28,16 @@ from gpt2.model.masks import check_room
 
 if TYPE_CHECKING:
     from gpt2.checkpoint.adapters import Adapter
+
+
+_locks: WeakKeyDictionary[GPT, threading.Lock] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def lock_of(module: GPT) -> threading.Lock:
+    """One for all runners of a module: while one adds its adapters to the matrices, no other goes through them."""
+    with _making:
+        return _locks.setdefault(module, threading.Lock())
 
 
 class TorchRunner:
@@ -66,14 +78,15 @@ class TorchRunner:
         Raises UserError past the context and for unknown adapters, ValueError for more than the runner's limits.
         """
         self._check(spans)
-        was_training = self.module.training
-        if was_training:
-            self.module.eval()
-        try:
-            self.logits = self.module.head(self._read(spans))[:, : self.vocab_size].float()  # (R, V)
-        finally:
+        with lock_of(self.module):
+            was_training = self.module.training
             if was_training:
-                self.module.train()
+                self.module.eval()
+            try:
+                self.logits = self.module.head(self._read(spans))[:, : self.vocab_size].float()  # (R, V)
+            finally:
+                if was_training:
+                    self.module.train()
 
     @torch.inference_mode()
     def choose(self, asks: Sequence[Ask]) -> list[Choice]:
