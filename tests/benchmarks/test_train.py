@@ -20,9 +20,10 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_quick_run() -> None:
-    command = [sys.executable, str(BENCHMARKS / "train.py"), "--quick", "--sides", "ours,bf16", "--device", "cpu"]
+    sides = "ours,autocast"  # with bfloat16 weights a loss is rounded to half a percent, which is what is compared
+    command = [sys.executable, str(BENCHMARKS / "train.py"), "--quick", "--sides", sides, "--device", "cpu"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "| gpt2 (ours) |" in ran.stdout and "loss after 5 steps" in ran.stdout and "peak memory" in ran.stdout
 
 
