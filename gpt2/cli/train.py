@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from shlex import quote
@@ -22,12 +23,12 @@ EXIT_USER = 2
 SHORT_STEPS = 4  # of a run under GPT2_SHORT=1, which the tests of the documentation set
 
 
-class SettingsCommand(click.Command):
+class SettingsCommand(click.Command, ABC):
     """A command whose flags are the fields of a configuration, listed by --help from the fields themselves."""
 
+    @abstractmethod
     def settings(self) -> type[Any]:
         """The configuration's class, imported when it is asked for."""
-        raise NotImplementedError
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
