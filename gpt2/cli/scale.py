@@ -31,7 +31,7 @@ SHORT_TOKENS = 2048  # of the smallest size under GPT2_SHORT=1, which the tests 
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @click.option("--out", default="gpt2-scale", show_default=True, help="Folder for tokens, runs, picture and figures.")
 @click.option("--minutes", type=float, default=15.0, show_default=True, help="Time for all of it.")
-@click.option("--sizes", type=click.IntRange(2, 8), default=4, show_default=True, help="To fit the law through.")
+@click.option("--sizes", type=click.IntRange(2, 8), default=5, show_default=True, help="To fit the law through.")
 @click.option("--base", type=click.IntRange(8), default=32, show_default=True, help="Width of the smallest size.")
 @click.option("--seed", default=1337, show_default=True, help="Of weights and data order.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
