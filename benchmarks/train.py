@@ -2,8 +2,9 @@
 
 Ours (`gpt2 train --optimizer adamw`: its own weights, optimizer, take_step) against a plain loop in nanoGPT's manner
 in four configurations (autocast or bfloat16 weights, compiled or not; peers/train_plain.py) and transformers (bfloat16,
-eager and compiled). Same shape, first weights, rows, AdamW, allocator and threads; each side is a process of its own,
-which sleeps between its turns. Turns alternate, the order is turned round every time, medians count.
+eager and compiled); on a processor without bfloat16 instructions all of them in float32. Same shape, first weights,
+rows, AdamW, allocator and threads; each side is a process of its own, which sleeps between its turns. Turns alternate,
+the order is turned round every time, medians count.
 
     loss     ours and the fastest plain configuration go on to 50 steps: mean of the last five losses
     MFU      (6 (params - wpe) + 6 n_layer n_head head_dim T) FLOPs a token over the peak: the maker's, or measured
@@ -34,7 +35,7 @@ from peers.train_side import Side
 
 from gpt2.hardware import cores, device_peak, processor
 from gpt2.model.sizes import training_flops_per_token
-from gpt2.runtime import say
+from gpt2.runtime import pick_dtype, say
 
 SHAPES = {
     "tiny": Shape(2, 2, 64, 256, 64, 4),
@@ -46,7 +47,10 @@ SHAPES = {
     "1558M": Shape(48, 25, 1600, 50304, 1024, 1),
 }
 GPU_ROWS = {"12M": 256, "124M": 64, "355M": 32, "774M": 16, "1558M": 8}
-PLAIN = ("autocast", "autocast-compiled", "bf16", "bf16-compiled")
+PLAIN = {
+    "bfloat16": ("autocast", "autocast-compiled", "bf16", "bf16-compiled"),
+    "float32": ("float32", "float32-compiled"),
+}
 OTHERS = ("hf", "hf-compiled")
 NAMES = {
     "ours": "gpt2 (ours)",
@@ -54,8 +58,10 @@ NAMES = {
     "autocast-compiled": "plain loop, autocast, compiled",
     "bf16": "plain loop, bfloat16 weights",
     "bf16-compiled": "plain loop, bfloat16 weights, compiled",
-    "hf": "transformers, bfloat16",
-    "hf-compiled": "transformers, bfloat16, compiled",
+    "float32": "plain loop, float32",
+    "float32-compiled": "plain loop, float32, compiled",
+    "hf": "transformers",
+    "hf-compiled": "transformers, compiled",
 }
 LOSS_STEPS, SAME_LOSS = 50, 0.005
 WARM_UP = 4  # steps before the first turn, the same for every side
@@ -66,7 +72,8 @@ LARGER_STEPS = 20
 
 def main() -> None:
     args = arguments()
-    say(f"{processor()[0]}, {cores()} threads; peak {device_peak(args.device, 'bfloat16') / 1e12:.3f} TFLOP/s in bf16")
+    peak = device_peak(args.device, args.dtype) / 1e12
+    say(f"{processor()[0]}, {cores()} threads; peak {peak:.3f} TFLOP/s in {args.dtype}")
     if args.device == "cpu":
         say("no GPU is used: --device cuda measures there, where there is one")
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +90,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sizes", default=None, help="124M,12M,...")
-    parser.add_argument("--sides", default=",".join(["ours", *PLAIN, *OTHERS]))
+    parser.add_argument("--dtype", choices=list(PLAIN), help="else what the device multiplies fast")
+    parser.add_argument("--sides", default=None, help="else all of the dtype")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=None, help="of a turn; else by the size")
     parser.add_argument("--only", default="speed,loss,memory")
@@ -96,7 +104,8 @@ def arguments() -> argparse.Namespace:
     if args.quick:
         args.rounds, args.steps, args.sizes = 2, 2, args.sizes or "tiny"
     args.sizes = (args.sizes or ("124M,12M" if args.device == "cpu" else "124M")).split(",")
-    args.sides = args.sides.split(",")
+    args.dtype = args.dtype or pick_dtype("auto", args.device)
+    args.sides = args.sides.split(",") if args.sides else ["ours", *PLAIN[args.dtype], *OTHERS]
     return args
 
 
@@ -126,7 +135,8 @@ def compare_speed(size: str, shape: Shape, data: Path, args: argparse.Namespace)
         rates = alternate(sides, shape, args.rounds, count)
         medians = {kind: statistics.median(values) for kind, values in rates.items()}
         report(size, shape, rates, medians, args)
-        best = max((kind for kind in medians if kind in PLAIN), key=lambda kind: medians[kind], default=None)
+        plain = [kind for kind in medians if kind in PLAIN[args.dtype]]
+        best = max(plain, key=lambda kind: medians[kind], default=None)
         if best is None or "ours" not in medians:
             return True
         ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates[best], strict=True))
@@ -146,12 +156,18 @@ def open_sides(kinds: list[str], shape: Shape, data: Path, args: argparse.Namesp
     """
     sides: dict[str, Side] = {}
     for kind in kinds:
-        options = {"recompute": args.recompute} if kind == "ours" else {}
+        options = options_of(kind, args)
         side = Side(kind, shape, args.device, data, options, args.allocator)
         begin = side("steps", WARM_UP)["seconds"]
         say(f"{NAMES[kind]}: first step {begin[0]:.1f} s, then {', '.join(f'{seconds:.2f}' for seconds in begin[1:])}")
         sides[kind] = side
     return sides
+
+
+def options_of(kind: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What the side's process is told beside the shape."""
+    dtype = {"dtype": args.dtype} if kind in ("ours", *OTHERS) else {}
+    return dtype | ({"recompute": args.recompute} if kind == "ours" else {})
 
 
 def alternate(sides: dict[str, Side], shape: Shape, rounds: int, count: int) -> dict[str, list[float]]:
@@ -171,9 +187,9 @@ def report(
     """The table of speeds."""
     from peers.train_ours import model_config
 
-    flops, peak = training_flops_per_token(model_config(shape)), device_peak(args.device, "bfloat16")
+    flops, peak = training_flops_per_token(model_config(shape)), device_peak(args.device, args.dtype)
     print(f"\n{size}: {shape.rows} x {shape.length:,}, vocabulary {shape.vocab_size:,}, {args.device}, ", end="")
-    print(f"allocator {args.allocator}; medians of {args.rounds} alternating rounds\n")
+    print(f"{args.dtype}, allocator {args.allocator}; medians of {args.rounds} alternating rounds\n")
     print("| | tokens/s | lowest to highest | MFU | ours / it |\n| --- | --- | --- | --- | --- |")
     for kind, median in medians.items():
         spread = f"{min(rates[kind]):,.0f} to {max(rates[kind]):,.0f}"
@@ -199,7 +215,7 @@ def compare_memory(size: str, shape: Shape, data: Path, args: argparse.Namespace
         ways["gpt2, recompute full"] = ("ours", {"recompute": "full"})
     peaks: dict[str, float] = {}
     for name, (kind, options) in ways.items():
-        side = Side(kind, shape, args.device, data, options, "default")
+        side = Side(kind, shape, args.device, data, options_of(kind, args) | options, "default")
         peaks[name] = side("peak", 2) / 1e9
         side.close()
         say(f"{name}: {peaks[name]:.2f} GB")
@@ -217,12 +233,12 @@ def larger(size: str, scratch: Path, args: argparse.Namespace) -> None:
 
     shape = shape_of(size, args.device)
     data = write_tokens(scratch / "large.npy", shape.vocab_size)
-    side = Side("ours", shape, args.device, data, {"recompute": args.recompute}, args.allocator)
+    side = Side("ours", shape, args.device, data, options_of("ours", args), args.allocator)
     turn = side("steps", LARGER_STEPS)
     peak = side("peak", 2) / 1e9
     side.close()
     rate = shape.rows * shape.length / statistics.median(turn["seconds"][5:])
-    mfu = rate * training_flops_per_token(model_config(shape)) / device_peak(args.device, "bfloat16")
+    mfu = rate * training_flops_per_token(model_config(shape)) / device_peak(args.device, args.dtype)
     print(
         f"| {size}, {shape.rows} x {shape.length:,} | {rate:,.0f} tokens/s | MFU {100 * mfu:.1f} % | {peak:.1f} GB | "
         f"loss {turn['losses'][0]:.2f} to {turn['losses'][-1]:.2f} |",

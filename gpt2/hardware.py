@@ -109,6 +109,7 @@ def _plain(name: str) -> str:
 # Processor features that make matrix multiplication fast, as Linux spells them: x86, then ARM.
 _X86 = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8")
 FEATURES = (*_X86, "asimddp", "i8mm", "bf16", "sve", "sve2")
+EMULATED = 4e9  # FLOP/s of a processor that are no more than a loop's
 _VARIANTS = {"laptop", "mobile", "ti", "super", "max"}  # other chips under a known name
 
 
@@ -125,10 +126,20 @@ def device_peak(device: str, dtype: str) -> float:
 
 
 def gemm_peak(device: str = "cpu", dtype: str = "float32", seconds: float = 0.25) -> float:
-    """FLOP/s of the best of several square matrix multiplications (1024 on a processor, 8192 on a GPU)."""
+    """FLOP/s of the best of several square matrix multiplications (1024 on a processor, 8192 on a GPU).
+
+    A processor that only emulates the dtype is known by a small one: the large ones would take it seconds each.
+    """
+    if device == "cpu":
+        found = gemm_rate(device, dtype, 128, 0.0)
+        return found if found < EMULATED else gemm_rate(device, dtype, 1024, seconds)
+    return gemm_rate(device, dtype, 8192 if device.startswith("cuda") else 4096, seconds)
+
+
+def gemm_rate(device: str, dtype: str, size: int, seconds: float) -> float:
+    """FLOP/s of square matrix multiplications of one size."""
     import torch
 
-    size = 1024 if device == "cpu" else 8192 if device.startswith("cuda") else 4096
     dice = torch.Generator().manual_seed(0)  # of its own: a resumed run must find the global one as it left it
     left = torch.randn(size, size, generator=dice).to(device=device, dtype=getattr(torch, dtype))
     right, out = left.clone(), torch.empty_like(left)

@@ -1,4 +1,4 @@
-"""transformers' GPT-2 in the training benchmark: bfloat16 weights, its own loss, torch's fused AdamW."""
+"""transformers' GPT-2 in the training benchmark: weights in bfloat16 or float32, its own loss, torch's fused AdamW."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peers.train_plain import Shape, adamw
 class TransformersLoop:
     """GPT2LMHeadModel from random weights, one step at a time; compiled or not."""
 
-    def __init__(self, shape: Shape, device: str, compiled: bool) -> None:
+    def __init__(self, shape: Shape, device: str, compiled: bool, dtype: str = "bfloat16") -> None:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         config = GPT2Config(
@@ -29,7 +29,7 @@ class TransformersLoop:
             attn_implementation="sdpa",
         )
         self.shape, self.device, self.steps = shape, device, 0
-        self.model = GPT2LMHeadModel(config).to(device=device, dtype=torch.bfloat16).train()
+        self.model = GPT2LMHeadModel(config).to(device=device, dtype=getattr(torch, dtype)).train()
         self.run: Any = torch.compile(self.model) if compiled else self.model
         self.optimizer = adamw(self.model, shape)
 

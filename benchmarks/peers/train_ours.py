@@ -43,11 +43,13 @@ class OurLoop:
         micro: int | None = None,
         recompute: str = "none",
         compile: str = "auto",
+        dtype: str = "bfloat16",
     ) -> None:
         model = GPT(model_config(shape))
         model.load_state_dict(state)
-        weights = make_weights(model.to(device), torch.bfloat16)
-        prepare(weights.worker, device, recompute, compile)
+        number = getattr(torch, dtype)
+        weights = make_weights(model.to(device), number)
+        prepare(weights.worker, device, recompute, compile, dtype)
         optim = OptimConfig(
             optimizer="adamw",
             learning_rate=shape.learning_rate,
@@ -57,7 +59,7 @@ class OurLoop:
         self.rows = Rows()
         self.run = Run(
             weights=weights,
-            optimizer=make_optimizer(weights, optim, torch.bfloat16),
+            optimizer=make_optimizer(weights, optim, number),
             batches=self.rows,
             state=TrainState(),
             rate=shape.rate,
@@ -76,13 +78,13 @@ class OurLoop:
         return result.loss
 
 
-def prepare(model: GPT, device: str, recompute: str, compile: str) -> None:
+def prepare(model: GPT, device: str, recompute: str, compile: str, dtype: str) -> None:
     """Activation recompute and compiled blocks, as `gpt2 train` applies them."""
     if recompute != "none":
         for block in model.h:
             recompute_block(block, recompute == "selective", dice=False)
     tokens = float(STEPS * model.config.context_length)
-    compile_blocks(model, compile, device, device_peak(device, "bfloat16"), tokens)  # type: ignore[arg-type]
+    compile_blocks(model, compile, device, device_peak(device, dtype), tokens)  # type: ignore[arg-type]
 
 
 def model_config(shape: Shape) -> GPTConfig:

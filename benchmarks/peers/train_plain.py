@@ -2,7 +2,7 @@
 
 The model is that of nanoGPT's `model.py` (karpathy, MIT): fused qkv, scaled_dot_product_attention, cross entropy over
 all logits, weights tied; the loop is its `train.py`: AdamW fused, decay on matrices only, gradients clipped at 1 and
-set to None, `autocast` or bfloat16 weights, `torch.compile` or not. Biases as nanoGPT's train.py has them: none.
+set to None, `autocast`, bfloat16 or float32 weights, `torch.compile` or not. Biases as in its train.py: none.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class NanoGPT(nn.Module):
 
 
 class PlainLoop:
-    """The loop, one step at a time. `weights` is autocast (float32 weights) or bf16 (bfloat16 weights)."""
+    """The loop, one step at a time. `weights`: autocast (of float32 ones), bf16 or float32."""
 
     def __init__(self, shape: Shape, device: str, weights: str, compiled: bool) -> None:
         self.shape, self.device, self.steps = shape, device, 0

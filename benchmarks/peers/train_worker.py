@@ -17,7 +17,7 @@ from peers.train_plain import NanoGPT, PlainLoop, Shape
 
 
 class Side:
-    """A loop that takes steps on given data; `kind` is ours, autocast, bf16 or hf, `-compiled` behind it or not."""
+    """A loop that takes steps on given data; `kind` is ours, autocast, bf16, float32 or hf, with `-compiled` or not."""
 
     def __init__(self, kind: str, shape: Shape, device: str, data: Path, options: dict[str, Any]) -> None:
         self.shape, self.device = shape, device
@@ -64,7 +64,7 @@ def open_loop(kind: str, shape: Shape, device: str, options: dict[str, Any]) -> 
     if name == "hf":
         from peers.train_hf import TransformersLoop
 
-        return TransformersLoop(shape, device, bool(compiled))
+        return TransformersLoop(shape, device, bool(compiled), **options)
     state = NanoGPT(shape).state_dict()
     if name == "ours":
         from peers.train_ours import OurLoop

@@ -78,10 +78,10 @@ def write_folder(
 
         save_tokenizer(tokenizer, folder)
     eot_id = tokenizer.eot_id if tokenizer else None
+    values = config_to_hf(config, eot_id) | dict(settings or {})
     generation = {"bos_token_id": eot_id, "eos_token_id": eot_id, "do_sample": True}
     atomic.write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
-    atomic.write_text(folder / "README.md", model_card(config, notes or {}))
-    values = config_to_hf(config, eot_id) | dict(settings or {})
+    atomic.write_text(folder / "README.md", model_card(config, notes or {}, list(values.get("id2label", {}).values())))
     atomic.write_text(folder / "config.json", json.dumps(values, indent=2) + "\n")
     for stale in (other, PACKED_WEIGHTS):  # of a model that was here before
         (folder / stale).unlink(missing_ok=True)

@@ -6,8 +6,6 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -164,17 +162,4 @@ def finish(tuned: Tuned) -> None:
         return
     name = "best" if tuned.state.best_step else "last"
     say(f"model:  {tuned.folder / name}")
-    say(f"next:   {use_of(tuned, tuned.folder / name)}")
-
-
-def use_of(tuned: Tuned, model: Path) -> str:
-    """The command that does what was learned."""
-    from gpt2.checkpoint.classifier import is_classifier
-    from gpt2.tokenizer.files import load_tokenizer
-
-    run = quote(str(tuned.folder))
-    if is_classifier(model):
-        return f"gpt2 classify --model {run} FILE"
-    if load_tokenizer(model).chat_template is not None:
-        return f"gpt2 chat --model {run}"
-    return f"gpt2 generate --model {run} PROMPT"
+    say(f"next:   {tuned.use}")

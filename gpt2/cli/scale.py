@@ -102,12 +102,12 @@ def read_or_make_plan(
 
 
 def short_plan(draft: Plan, models: Sequence[GPTConfig]) -> Plan:
-    """A step or two for each size."""
+    """A step for the smallest size, two for each other: a law needs two numbers of tokens."""
     from gpt2.runtime import say
     from gpt2.train.ladder import make_rung
 
-    say("GPT2_SHORT is set: a few steps for each size only")
-    rungs = tuple(make_rung(number, model, number * SHORT_TOKENS) for number, model in enumerate(models, 1))
+    say("GPT2_SHORT is set: a step or two for each size only")
+    rungs = tuple(make_rung(number, model, min(number, 2) * SHORT_TOKENS) for number, model in enumerate(models, 1))
     return replace(draft, held_out_tokens=SHORT_TOKENS, rungs=rungs)
 
 

@@ -56,9 +56,13 @@ Preview = Callable[[Lessons], None]  # shows a person what is learned, before it
 
 @dataclass(frozen=True)
 class Tuned(Finished):
-    """How a fine-tuning ended; `report` says how well held-out labels are told, where that was to be learned."""
+    """How a fine-tuning ended, and the command that does what was learned.
+
+    `report` says how well held-out labels are told, where that was to be learned.
+    """
 
     report: LabelReport | None = None
+    use: str = ""
 
 
 def finetune(
@@ -191,11 +195,12 @@ def tune_run(
     notes = {"Fine-tuned from": config.model, "Fine-tuned on": config.data}
     save = Save(Path(config.out), config, writer_of(config, lessons), evaluate, notes, identity(config, lessons))
     stopped_by = drive(run, config, live, hooks, save, metrics)
+    use = use_of(config.out, lessons)
     if run.ranks.is_main:
-        write_report(Path(config.out), config, functools.partial(facts, config, lessons))
+        write_report(Path(config.out), config, functools.partial(facts, config, lessons), use)
     done = run.ended or run.state.step == run.max_steps
     report = label_report(config, lessons, place) if done and run.ranks.is_main else None
-    return Tuned(Path(config.out), run.state, evaluate.latest, stopped_by, report)
+    return Tuned(Path(config.out), run.state, evaluate.latest, stopped_by, report, use)
 
 
 def sampling(completer: Completer, lessons: Lessons, metrics: Any, live: Live, run: Run) -> Sample:
@@ -210,6 +215,15 @@ def sampling(completer: Completer, lessons: Lessons, metrics: Any, live: Live, r
         )
 
     return Sample(write, metrics, live, max(1, -(-run.max_steps // SAMPLES)))
+
+
+def use_of(run: str, lessons: Lessons) -> str:
+    """The command that does what was learned."""
+    if lessons.kind == "label":
+        return f"gpt2 classify --model {quote(run)} FILE"
+    if lessons.tokenizer.chat_template is not None:
+        return f"gpt2 chat --model {quote(run)}"
+    return f"gpt2 generate --model {quote(run)} PROMPT"
 
 
 def prompt_of(lessons: Lessons) -> str:

@@ -24,10 +24,12 @@ Lines = Sequence[Mapping[str, Any]]
 Facts = list[tuple[str, str]]  # what a reader wants to know first: name and value
 
 
-def write_report(run: Path, config: RunSettings, known: Callable[[Lines], Facts] | None = None) -> Path | None:
+def write_report(
+    run: Path, config: RunSettings, known: Callable[[Lines], Facts] | None = None, use: str | None = None
+) -> Path | None:
     """Write both files from metrics.jsonl; the page's path, or None where nothing was measured yet.
 
-    `known` makes the facts of another kind of run than pre-training.
+    `known` makes the facts of another kind of run than pre-training, `use` is the command for what came of it.
     A page that cannot be made (a full disk, a folder that has gone) is one line on stderr: the run is what counts.
     """
     try:
@@ -35,14 +37,20 @@ def write_report(run: Path, config: RunSettings, known: Callable[[Lines], Facts]
         if not numbers(lines, "train/loss"):
             return None
         atomic.write_bytes(run / "loss.png", plots.draw_loss(lines, "png"))
-        atomic.write_text(run / "report.html", render(run, config, lines, known))
+        atomic.write_text(run / "report.html", render(run, config, lines, known, use))
     except OSError as error:
         say(f"{run}: no report: {(error.strerror or str(error)).lower()}")
         return None
     return run / "report.html"
 
 
-def render(run: Path, config: RunSettings, lines: Lines, known: Callable[[Lines], Facts] | None = None) -> str:
+def render(
+    run: Path,
+    config: RunSettings,
+    lines: Lines,
+    known: Callable[[Lines], Facts] | None = None,
+    use: str | None = None,
+) -> str:
     """The page as HTML; every text from outside is escaped."""
     import jinja2
 
@@ -59,7 +67,7 @@ def render(run: Path, config: RunSettings, lines: Lines, known: Callable[[Lines]
         samples=[(line["step"], line["sample"]) for line in lines if isinstance(line.get("sample"), str)],
         settings=settings.dump_toml(settings.to_tree(config)),
         resume=f"gpt2 {config.command} --resume {quote(str(run))}",
-        generate=f'gpt2 generate --model {quote(str(run))} "..."',
+        use=use or f'gpt2 generate --model {quote(str(run))} "..."',
         version=__version__,
     )
 

@@ -66,7 +66,7 @@ class PastRun:
         return {
             "name": self.name,
             "state": self.state,
-            "parameters": count_parameters(self.settings),
+            "parameters": count_parameters(self.settings) or parameters_of(self),
             "step": self.step,
             "max_steps": self.max_steps,
             "tokens": round(last(self.lines, "tokens") or 0),
@@ -171,6 +171,19 @@ def count_parameters(known: Mapping[str, Any]) -> int | None:
         return parameters(GPTConfig(**shape)) if shape else None
     except (UserError, TypeError, ValueError):
         return None
+
+
+def parameters_of(run: PastRun) -> int | None:
+    """Of a fine-tuned model, as its last checkpoint has it, or its base where that is an adapter; else None."""
+    from gpt2.checkpoint.hf_config import read_config
+
+    base = run.settings.get("model")
+    for folder in (run.folder / "last", *([Path(base)] if isinstance(base, str) and base else [])):
+        try:
+            return parameters(read_config(folder))
+        except (UserError, OSError):
+            continue
+    return None
 
 
 def differing(runs: Sequence[PastRun]) -> list[str]:

@@ -20,8 +20,8 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_quick_run() -> None:
-    sides = "ours,autocast"  # with bfloat16 weights a loss is rounded to half a percent, which is what is compared
-    command = [sys.executable, str(BENCHMARKS / "train.py"), "--quick", "--sides", sides, "--device", "cpu"]
+    sides = ("--dtype", "float32", "--sides", "ours,float32", "--device", "cpu")
+    command = [sys.executable, str(BENCHMARKS / "train.py"), "--quick", *sides]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "| gpt2 (ours) |" in ran.stdout and "loss after 5 steps" in ran.stdout and "peak memory" in ran.stdout
@@ -35,9 +35,10 @@ def test_all_sides_start_from_the_same_loss(tmp_path: Path) -> None:
     np.save(data, np.arange(2000, dtype=np.uint16) % 61)
     shape = Shape(2, 2, 64, 64, 32, 4)
     losses = {}
-    for kind in ("ours", "autocast", "bf16"):
+    for kind in ("ours", "autocast", "bf16", "float32"):
         losses[kind] = Side(kind, shape, "cpu", data, {}).steps(3)["losses"]
     assert losses["ours"] == pytest.approx(losses["autocast"], rel=5e-3)
+    assert losses["autocast"] == pytest.approx(losses["float32"], rel=5e-3)
     assert losses["bf16"] == pytest.approx(losses["autocast"], rel=1e-2)
 
 

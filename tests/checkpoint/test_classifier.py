@@ -68,6 +68,12 @@ def test_a_folder_comes_back_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(back.logits(TEXTS), ours.logits(TEXTS))
 
 
+def test_its_card_says_what_it_does(tmp_path: Path) -> None:
+    written(tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-classification" in card and "gpt2 classify" in card and ", ".join(LABELS) in card
+
+
 def test_a_model_beyond_transformers_comes_back_too_and_its_classes_refuse_it(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     ours = written(tmp_path, attention_pattern=("dense", "banded"), band_width=4)

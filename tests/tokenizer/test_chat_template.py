@@ -113,6 +113,11 @@ def test_templates_go_with_the_tokenizers_files(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path).chat_template == CHATML
 
 
+def test_a_template_may_ask_for_the_date() -> None:
+    told = ChatTemplate("{{ strftime_now('%Y') }}", BYTES).render([])
+    assert told.isdigit() and int(told) >= 2026
+
+
 FORGETFUL = "{% for m in messages %}{{ m['content'] if loop.last else '' }}{% endfor %}"
 
 

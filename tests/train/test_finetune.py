@@ -24,6 +24,7 @@ from gpt2.checkpoint.native import load_module
 from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
 from gpt2.model.lora import apply_lora, load_lora
+from gpt2.model.sizes import parameters
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.tokenizer.files import load_tokenizer
 from gpt2.train import report
@@ -79,7 +80,7 @@ def greedy(module: GPT, tokenizer: Tokenizer, prompt: str) -> str:
 
 def test_a_tiny_model_learns_fifty_pairs_by_heart_and_writes_a_completion_back(tiny: Settings, tmp_path: Path) -> None:
     lesson = pairs(50, seed=1)
-    settings = {"learning_rate": 4e-3, "max_steps": 240, "batch_examples": 16, "val_share": 0.0, "dtype": "bfloat16"}
+    settings = {"learning_rate": 4e-3, "max_steps": 240, "batch_examples": 16, "val_share": 0.0, "dtype": "auto"}
     data = write_lines(tmp_path / "fifty.jsonl", lesson)
     tuned = finetune(**tiny(data=str(data), eval_every=240, **settings), quiet=True)
     folder = find_folder(tuned.folder)
@@ -169,7 +170,7 @@ def test_what_an_adapter_computes_again_is_what_it_would_have_kept(tiny: Setting
 def test_kills_leave_the_trace_of_an_uninterrupted_run(tiny: Settings, tmp_path: Path, method: str) -> None:
     def command(out: Path) -> list[str]:
         rhythm = {"max_steps": 60, "eval_every": 6, "save_every": 3, "patience": 0}
-        settings = tiny(out=str(out), dtype="bfloat16", dropout=0.1, method=method, **rhythm)
+        settings = tiny(out=str(out), dtype="auto", dropout=0.1, method=method, **rhythm)
         flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         return [sys.executable, "-m", "gpt2", "finetune", *flags]
 
@@ -319,12 +320,21 @@ def test_a_run_is_resumed_with_its_own_data_alone(tiny: Settings, tmp_path: Path
         resume(tuned.folder, quiet=True, changes={"rank": 3})
 
 
-def test_the_report_tells_what_was_done(tiny: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_tells_what_was_done(tiny: Settings, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt2.train.finetune.write_report", report.write_report)
     tuned = finetune(**tiny(method="lora", rank=3, max_steps=6), quiet=True)
     page = (tuned.folder / "report.html").read_text(encoding="utf-8")
-    for text in ("LoRA of rank 3, alpha 32", "JSON lines", "6 of 6 steps of 8 examples", "gpt2 finetune --resume"):
+    for text in (
+        "LoRA of rank 3, alpha 32",
+        "JSON lines",
+        "6 of 6 steps of 8 examples",
+        "gpt2 finetune --resume",
+        tuned.use,
+    ):
         assert text in page
+    assert tuned.use == f"gpt2 generate --model {tuned.folder} PROMPT"
+    whole = parameters(read_config(base))
+    assert read_run(tuned.folder).figures()["parameters"] == whole
 
 
 def test_time_is_turned_into_steps(tiny: Settings) -> None:

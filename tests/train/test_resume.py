@@ -20,7 +20,7 @@ STEPS = 60
 
 
 def command(tokens: Path, out: Path) -> list[str]:
-    shape = {"n_layer": 2, "n_head": 2, "n_embd": 64, "context_length": 32, "dropout": 0.1, "dtype": "bfloat16"}
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 64, "context_length": 32, "dropout": 0.1, "dtype": "auto"}
     rhythm = {"max_steps": STEPS, "batch_tokens": 512, "micro_batch_size": 7, "save_every": 3, "eval_every": 9}
     settings = {"data": tokens, "out": out, **shape, **rhythm}
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
