@@ -31,12 +31,12 @@ SHORT_TOKENS = 2048  # of the smallest size under GPT2_SHORT=1, which the tests 
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @click.option("--out", default="gpt2-scale", show_default=True, help="Folder for tokens, runs, picture and figures.")
 @click.option("--minutes", type=float, default=15.0, show_default=True, help="Time for all of it.")
-@click.option("--sizes", type=click.IntRange(2, 8), default=5, show_default=True, help="To fit the law through.")
+@click.option("--sizes", type=click.IntRange(2, 8), help="To fit the law through; else 5 to 3, by the time.")
 @click.option("--base", type=click.IntRange(8), default=32, show_default=True, help="Width of the smallest size.")
 @click.option("--seed", default=1337, show_default=True, help="Of weights and data order.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
-def command(sources: tuple[str, ...], out: str, minutes: float, sizes: int, base: int, **flags: Any) -> None:
+def command(sources: tuple[str, ...], out: str, minutes: float, sizes: int | None, base: int, **flags: Any) -> None:
     """Fit the power law of loss against compute with small models, and hold a larger one to it.
 
     Several sizes are trained on the same text, each on the same number of tokens a parameter; laws of the form floor +
@@ -75,13 +75,13 @@ def refuse_processes() -> None:
 
 
 def read_or_make_plan(
-    sources: tuple[str, ...], folder: Path, minutes: float, sizes: int, base: int, flags: dict[str, Any]
+    sources: tuple[str, ...], folder: Path, minutes: float, sizes: int | None, base: int, flags: dict[str, Any]
 ) -> Plan:
     """As it was begun, or made now: the text prepared, every size measured, its tokens dealt out."""
     from gpt2.data.shards import read_meta
     from gpt2.runtime import say
     from gpt2.train.climb import make_plan
-    from gpt2.train.ladder import Plan, shapes
+    from gpt2.train.ladder import SIZES, Plan, shapes
 
     path, begin = folder / "plan.json", time.monotonic()
     if path.exists():
@@ -90,12 +90,12 @@ def read_or_make_plan(
     if minutes <= 0:
         raise UserError(f"--minutes {minutes}: must be above 0")
     data = prepared(sources, folder)
-    models = shapes(sizes, base, read_meta(data).vocab_size)
+    ladders = [shapes(count, base, read_meta(data).vocab_size) for count in ([sizes] if sizes else SIZES)]
     draft = Plan(str(data.resolve()), **flags)
     if os.environ.get("GPT2_SHORT"):
-        plan = short_plan(draft, models)
+        plan = short_plan(draft, ladders[-1])
     else:
-        plan = make_plan(draft, models, 60 * minutes - (time.monotonic() - begin), folder)
+        plan = make_plan(draft, ladders, 60 * minutes - (time.monotonic() - begin), folder)
     folder.mkdir(parents=True, exist_ok=True)
     plan.write(path)
     return plan

@@ -19,12 +19,23 @@ from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.data.shards import open_split
 from gpt2.distributed.launch import take_place
+from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.runtime import pick_device, say
 from gpt2.train import plan as steps
 from gpt2.train.build import build_run, resolve, sizes_of
 from gpt2.train.config import TrainConfig
-from gpt2.train.ladder import MANY_EPOCHS, Plan, Rung, divide, held_out_tokens, make_rung, read_object
+from gpt2.train.ladder import (
+    ENOUGH_STEPS,
+    FEWEST_STEPS,
+    MANY_EPOCHS,
+    Plan,
+    Rung,
+    divide,
+    held_out_tokens,
+    make_rung,
+    read_object,
+)
 from gpt2.train.pretrain import prepare, pretrain, resume
 from gpt2.train.scaling import Law, Point, fit
 from gpt2.train.validate import validate
@@ -58,14 +69,27 @@ class Prediction:
     points: tuple[Point, ...]
 
 
-def make_plan(draft: Plan, models: Sequence[GPTConfig], seconds: float, out: Path) -> Plan:
-    """The draft with its sizes: each is measured on this machine for a few seconds, then the time is dealt out."""
-    begin = time.monotonic()
-    say(f"measuring {len(models)} sizes for {clock(seconds)} of training")
-    speeds = [seconds_per_token(draft.settings(make_rung(0, model, 1), out)) for model in models]
-    left = seconds - (time.monotonic() - begin)
-    held_out = held_out_tokens(speeds, left, len(open_split(draft.data, "val")))
-    rungs = divide(models, speeds, left, held_out)
+def make_plan(draft: Plan, ladders: Sequence[Sequence[GPTConfig]], seconds: float, out: Path) -> Plan:
+    """The draft with the first of these ladders that the time is enough for.
+
+    Each size is measured on this machine for a few seconds, then the time is dealt out. UserError if there is too
+    little even for the last one.
+    """
+    end, known, text = time.monotonic() + seconds, dict[GPTConfig, float](), len(open_split(draft.data, "val"))
+    for models in ladders:
+        say(f"measuring {len(models)} sizes for {clock(seconds)} of training")
+        for model in models:
+            if model not in known:
+                known[model] = seconds_per_token(draft.settings(make_rung(0, model, 1), out))
+        speeds, left, last = [known[model] for model in models], end - time.monotonic(), models is ladders[-1]
+        held_out = held_out_tokens(speeds, left, text)
+        try:
+            rungs = divide(models, speeds, left, held_out, FEWEST_STEPS if last else ENOUGH_STEPS)
+        except UserError:
+            if last:
+                raise
+            continue
+        break
     warn(rungs, len(open_split(draft.data, "train")))
     return replace(draft, held_out_tokens=held_out, rungs=tuple(rungs))
 

@@ -29,6 +29,8 @@ EVALUATED = 0.1  # of the time, where that is enough for the fewest
 SAFETY = 0.86  # of the time budget: machines drift
 RUN_SECONDS = 5.0  # that a run takes beside its steps: start, last checkpoint, report
 FEWEST_STEPS = 30  # of the smallest size: less is no training
+ENOUGH_STEPS = 40  # with fewer a shorter ladder is better, where there may be one
+SIZES = 5, 4, 3  # to fit a law through, where nobody says how many: as many as the time allows
 MANY_EPOCHS = 4.0  # from where repeated text is worth less than new (Muennighoff et al. 2023)
 RECIPE: dict[str, Any] = {
     "batch_tokens": 2048,
@@ -130,7 +132,13 @@ def held_out_tokens(speeds: Sequence[float], seconds: float, text: int) -> int:
     return min(text, max(fewest, min(most, affordable)))
 
 
-def divide(models: Sequence[GPTConfig], speeds: Sequence[float], seconds: float, held_out: int) -> list[Rung]:
+def divide(
+    models: Sequence[GPTConfig],
+    speeds: Sequence[float],
+    seconds: float,
+    held_out: int,
+    fewest_steps: int = FEWEST_STEPS,
+) -> list[Rung]:
     """Tokens for each size, the same number a parameter, so that all of it takes so many seconds.
 
     `speeds` are seconds a token of training, one for each size; evaluations of `held_out` tokens cost a third.
@@ -139,11 +147,11 @@ def divide(models: Sequence[GPTConfig], speeds: Sequence[float], seconds: float,
     beside = [RUN_SECONDS + EVALUATIONS * held_out / 3 * each for each in speeds]
     one = sum(parameters(model) * each for model, each in zip(models, speeds, strict=True))  # a token a parameter
     ratio = (seconds * SAFETY - sum(beside)) / one
-    fewest = FEWEST_STEPS * RECIPE["batch_tokens"] / parameters(models[0])
+    fewest = fewest_steps * RECIPE["batch_tokens"] / parameters(models[0])
     if ratio < fewest:
         needed = (fewest * one + sum(beside)) / SAFETY - seconds
         raise UserError(
-            f"too little time: the smallest size would see fewer than {FEWEST_STEPS} steps; give {needed / 60:.1f} "
+            f"too little time: the smallest size would see fewer than {fewest_steps} steps; give {needed / 60:.1f} "
             "--minutes more, or fewer --sizes"
         )
     tokens = [round(ratio * parameters(model)) for model in models]

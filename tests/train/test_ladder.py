@@ -144,6 +144,25 @@ def test_too_little_time_is_refused_with_what_it_takes() -> None:
         divide(shapes(4, 32, 2048), [1e-4] * 5, 60.0, 131_072)
 
 
+@pytest.mark.parametrize(("slowness", "sizes"), [(1.0, 5), (3.0, 4), (8.0, 3)])
+def test_a_shorter_ladder_is_climbed_where_the_time_is_short(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slowness: float, sizes: int
+) -> None:
+    measured: list[int] = []
+
+    def seconds_per_token(config: Any) -> float:
+        measured.append(parameters(config.model))
+        return slowness * 3e-11 * measured[-1]
+
+    monkeypatch.setattr(climbing, "seconds_per_token", seconds_per_token)
+    ladders = [shapes(count, 32, 2048) for count in (5, 4, 3)]
+    plan = climbing.make_plan(Plan(str(tokens), 1, "cpu", "float32"), ladders, 900.0, tmp_path)
+    assert len(plan.rungs) == sizes + 1
+    assert len(measured) == len(set(measured)), "each size is measured once"
+    with pytest.raises(UserError, match="fewer than 30 steps"):
+        climbing.make_plan(Plan(str(tokens), 1, "cpu", "float32"), ladders, 20.0, tmp_path)
+
+
 def test_the_whole_command_draws_and_tells(
     gpt2: Callable[..., Any], tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
