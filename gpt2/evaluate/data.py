@@ -109,7 +109,21 @@ def read(form: Form, paths: Sequence[Path], split: str) -> Items:
 def translated(rows: Iterator[Row], fields: Translate) -> Iterator[Fields]:
     for row in rows:
         found = fields(row)
-        yield from found if isinstance(found, list) else [found]
+        for each in found if isinstance(found, list) else [found]:
+            check(each, row.where)
+            yield each
+
+
+def check(item: Fields, where: str) -> None:
+    """UserError where an item cannot be asked: no options or an empty one, a gold place that is none of them."""
+    if "answers" in item and not any(item["answers"]):
+        raise UserError(f"{where}: no answer that is a text")
+    if "options" in item:
+        if not item["options"] or not all(item["options"]):
+            raise UserError(f"{where}: options {json.dumps(item['options'])[:60]}; expected some, none of them empty")
+        gold = [item["gold"]] if isinstance(item["gold"], int) else item["gold"]
+        if not all(0 <= place < len(item["options"]) for place in gold):
+            raise UserError(f"{where}: the right one is {item['gold']}, but there are {len(item['options'])} options")
 
 
 def fetch(name: str, hub: Hub, looked: str) -> Data:

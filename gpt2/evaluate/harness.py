@@ -3,7 +3,8 @@
     python -m gpt2.evaluate.harness DATA FOLDER
     lm_eval --include_path FOLDER --tasks local_piqa,local_lambada --model ...
 
-Prompts and metrics are those of its own tasks of these names; the files hold what GPT-3's tasks are read from.
+Metrics are those of its own tasks of these names. So are prompts, but for TriviaQA and arithmetic, whose files hold
+their prompts ready made: those are taken as they are.
 """
 
 from __future__ import annotations

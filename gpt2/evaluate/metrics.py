@@ -30,6 +30,12 @@ def verbatim(text: str, references: Sequence[str]) -> float:
     return float(text.strip() in {reference.strip() for reference in references})
 
 
+def as_harness(text: str, references: Sequence[str]) -> float:
+    """1 if it is one of the references but for case and punctuation, else 0 (lm-evaluation-harness' exact_match)."""
+    plain = text.lower().translate(PUNCTUATION)
+    return float(plain in {reference.lower().translate(PUNCTUATION) for reference in references})
+
+
 def f1(text: str, references: Sequence[str]) -> float:
     """The best F1 of words with a reference; two texts that are both without words agree."""
     return max(word_f1(normalize(text).split(), normalize(reference).split()) for reference in references)
@@ -51,8 +57,12 @@ def left_out(score: Callable[[str, Sequence[str]], float], text: str, references
 
 def drop_scores(text: str, references: Sequence[Sequence[str]]) -> tuple[float, float]:
     """DROP's exact match and F1 with the best reference; each of these is one or several spans."""
-    pairs = [(float(drop_text(text) == drop_text(" ".join(spans))), drop_f1(text, spans)) for spans in references]
-    return max(pairs)
+    return max((drop_exact(text, spans), drop_f1(text, spans)) for spans in references)
+
+
+def drop_exact(text: str, spans: Sequence[str]) -> float:
+    """1 if it is the only span: a text is one span, so it is never several."""
+    return float({drop_text(span) for span in spans} == {drop_text(text)} and len(spans) == 1)
 
 
 def drop_f1(text: str, spans: Sequence[str]) -> float:

@@ -44,8 +44,10 @@ def nearest(result: Mapping[str, Any], metric: str, parameters: float) -> Row | 
 
 
 def fits(table: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
-    few = "few" if result["shots"] else "zero"
-    return table["protocol"] == result["protocol"] and table.get("shots", few) == few
+    """Few-shot rows stand beside any number of examples but one; those of no kind, beside the paper's own number."""
+    shots, papers = result["shots"], result.get("paper_shots", result["shots"])
+    kind = "zero" if shots == 0 else "one" if shots == 1 != papers else "few"
+    return table["protocol"] == result["protocol"] and (table["shots"] == kind if "shots" in table else shots == papers)
 
 
 def row_of(table: Mapping[str, Any], result: Mapping[str, Any], metric: str, parameters: float) -> Row | None:
@@ -68,6 +70,8 @@ def of_all(results: Sequence[Mapping[str, Any]], model: Mapping[str, Any], rows:
     found = ["unless the weights are OpenAI's, the model has read other text than theirs, and more or less of it"]
     parameters = model.get("parameters")
     others = sorted({row.parameters for row in rows if parameters and distance(parameters, row.parameters) > NEAR})
+    if not parameters:
+        found.append("the model's size is not known: it stands beside published models of about 124M parameters")
     if parameters and others:
         sizes = ", ".join(map(words, others))
         found.append(f"another size: {words(parameters)} parameters, beside published models of {sizes}")
@@ -86,6 +90,9 @@ def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str,
     wanted, used = result["shots"], how.get("shots_used", 0)
     if used < wanted:
         found.append(f"only {used:g} of {wanted} examples fitted the context of {model['context_length']} tokens")
+    papers = result.get("paper_shots", wanted)
+    if wanted and wanted != papers:
+        found.append(f"{wanted} examples were asked for, where the paper had {papers}")
     if wanted and isinstance(result.get("examples"), str):
         found.append("examples were drawn from the other items, as no training set was found")
     if how.get("items_cut"):

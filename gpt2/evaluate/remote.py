@@ -46,8 +46,10 @@ class RemoteScorer:
         if any(length > self.context_length for length in lengths):
             raise UserError(f"a continuation passes what the server reads: {self.context_length} tokens")
         return [
-            scored(choice["logprobs"], length, self.url)
-            for choice, length in zip(self._ask(asked, progress, echo=True, logprobs=1), lengths, strict=True)
+            scored(choice["logprobs"], len(ids), length, self.url)
+            for choice, ids, length in zip(
+                self._ask(asked, progress, echo=True, logprobs=1), asked, lengths, strict=True
+            )
         ]
 
     def rolling(
@@ -116,13 +118,12 @@ class RemoteScorer:
         return choices
 
 
-def scored(logprobs: Any, length: int, url: str) -> Scored:
-    """Of the echoed prompt and one token after it: the part that is the continuation."""
+def scored(logprobs: Any, prompt: int, length: int, url: str) -> Scored:
+    """Of the echoed prompt and what comes after it, a token or none: the prompt's last `length` tokens."""
     if not logprobs or not logprobs.get("token_logprobs"):
         raise UserError(f"{url}: gives no log-probabilities of prompts; it must do echo with logprobs")
-    end = -1 if len(logprobs["token_logprobs"]) > length else None
-    values = logprobs["token_logprobs"][:end][-length:]
-    tops = (logprobs.get("top_logprobs") or [])[:end][-length:]
+    values = logprobs["token_logprobs"][:prompt][-length:]
+    tops = (logprobs.get("top_logprobs") or [])[:prompt][-length:]
     if len(values) < length or any(value is None for value in values):
         raise UserError(f"{url}: log-probabilities of {len(values)} tokens where {length} were asked for")
     greedy = bool(tops) and all(

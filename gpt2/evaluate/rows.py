@@ -60,7 +60,8 @@ class Row(dict[str, Any]):
     def place(self, name: str, known: Sequence[str]) -> int:
         """The place of a label among those known."""
         value = str(self[name])
-        return known.index(value) if value in known else self.refuse(name, "one of " + ", ".join(known))
+        places = {label: place for place, label in enumerate(known)}  # of a text, its letters: "" is none of them
+        return places[value] if value in places else self.refuse(name, "one of " + ", ".join(known))
 
     def refuse(self, name: str, wanted: str) -> Any:
         raise UserError(f"{self.where}: column '{name}' is {json.dumps(self[name])[:60]}; expected {wanted}")
@@ -134,7 +135,7 @@ def labelled(paths: Sequence[Path]) -> Iterator[Row]:
     for count, row in enumerate(records, 1):
         if count > len(labels):
             raise UserError(f"{paths[1]}: {len(labels)} labels, but {row.where} is item {count}")
-        yield Row({**row, "label": labels[count - 1]}, row.where)
+        yield Row({**row, "label": labels[count - 1]}, f"{row.where} with {paths[1].name}")
     if count != len(labels):
         raise UserError(f"{paths[1]}: {len(labels)} labels for the {count} items of {paths[0]}")
 

@@ -20,13 +20,13 @@ from gpt2 import __version__, atomic
 from gpt2.errors import UserError
 from gpt2.evaluate.data import Data, NoData, load
 from gpt2.evaluate.measures import Measured, Setting
-from gpt2.evaluate.protocols import TITLES, Job
+from gpt2.evaluate.protocols import TITLES, Job, paper_shots
 from gpt2.runtime import say
 
 if TYPE_CHECKING:
     from gpt2.evaluate.score import Scores
 
-FORMAT = 1  # of the results: another number, and old ones are not taken for finished
+FORMAT = 2  # of the results: another number, and old ones are not taken for finished
 LINE_EVERY = 10.0  # seconds between two lines of progress
 LIBRARIES = ("numpy", "torch", "sacrebleu", "rouge-score")
 
@@ -110,6 +110,7 @@ class Suite:
             identity(self.model),
             job.name,
             job.ask.settings(),
+            dict(job.task.table),
             vars(options),
             data.test.sha256,
         ]
@@ -160,6 +161,7 @@ def describe(job: Job, data: Data, measured: Measured, options: Options) -> dict
         "protocol": job.protocol,
         "protocol_title": TITLES[job.protocol],
         "shots": job.shots,
+        "paper_shots": paper_shots(job.task, job.protocol),
         "metrics": metrics,
         "items": measured.items,
         "limit": options.limit or None,
@@ -168,6 +170,8 @@ def describe(job: Job, data: Data, measured: Measured, options: Options) -> dict
         "how": job.ask.settings() | measured.facts,
         "note": "" if job.protocol == "harness" else job.task.note,
     }
+    if job.task.table:
+        found["task_table"] = dict(job.task.table)
     if job.shots:
         train = data.train
         found["examples"] = {"files": train.names, "sha256": train.sha256} if train else "the other items of the set"

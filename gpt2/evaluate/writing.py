@@ -11,6 +11,7 @@ from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.prefixes import Ids
 from gpt2.evaluate.score import Scorer, Scores
 from gpt2.inference.sampling import SamplingParams
+from gpt2.tokenizer.vocabulary import EOT
 
 if TYPE_CHECKING:
     from gpt2.tokenizer.bpe import Tokenizer
@@ -49,7 +50,7 @@ def _write(scores: Scores, prompts: Sequence[Ids], how: Writing, seed: int) -> l
     beams = BeamParams(how.beams, how.length_penalty)
     params = SamplingParams(max_new_tokens=how.max_new_tokens)
     results = beam_search(scores.runner, ending_at(scores.tokenizer, how.stop), cut, params, beams)
-    return [cut_at(result.text, how.stop) for result in results]
+    return [cut_at(result.text, (*how.stop, EOT)) for result in results]  # which ends no beam where "\n" does
 
 
 def ending_at(tokenizer: Tokenizer, stop: Sequence[str]) -> Tokenizer:

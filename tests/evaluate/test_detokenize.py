@@ -1,4 +1,8 @@
-"""De-tokenizers lose nothing, and write as people do. Real lines where the assets have them, else documented ones."""
+"""De-tokenizers lose nothing, and write as people do.
+
+Real lines where the assets have them (WikiText-2, LAMBADA in the form that OpenAI read); of the other sets, lines in
+the form that their publishers describe, composed here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from gpt2.evaluate.detokenize import CBT, LAMBADA, ONE_BILLION, PTB, WIKITEXT, S
 from gpt2.evaluate.rows import plain_lines
 from gpt2.evaluate.tasks.texts import units_of
 
-DOCUMENTED = [  # (style, as published, as people write it); lines from the data sets' own descriptions
+DOCUMENTED = [  # (style, as published, as people write it); composed, each to hold what its set is known to write so
     (
         WIKITEXT,
         ' It weighs 0 @.@ 7 – 2 @.@ 2 kg ( 1 @.@ 5 – 4 @.@ 9 lb ) , and is " lobster red " on cooking . ',
@@ -68,7 +72,7 @@ def test_wikitext_2_has_its_published_numbers_of_words_and_tokens(assets: Path) 
 
 
 def test_openai_s_lambada_needs_no_de_tokenizer(assets: Path) -> None:
-    """Its lines are as people write: those of the published form come near them, and come back."""
+    """Its lines are as people write: those of the published form come near them, and come back as they were."""
     lines = (assets / "benchmarks" / "lambada_first1000.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     assert not any("``" in text or " n't" in text for text in texts)
@@ -76,7 +80,9 @@ def test_openai_s_lambada_needs_no_de_tokenizer(assets: Path) -> None:
     published = (
         "i look at him , feeling stunned . like this is some sort of sign . but as i stare at harlin , i do n't care"
     )
-    assert LAMBADA.forward(published).startswith("i look at him, feeling stunned. like this is some sort of sign. but")
+    written = LAMBADA.forward(published)
+    assert written.startswith("i look at him, feeling stunned. like this is some sort of sign. but")
+    assert LAMBADA.inverse(written) == published
 
 
 STYLES = [WIKITEXT, PTB, LAMBADA, CBT, ONE_BILLION]

@@ -127,9 +127,11 @@ def test_the_command_takes_a_url(
 
 def test_a_server_without_what_is_needed_is_told_so(tmp_path: Path, gpt2: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="gives no log-probabilities of prompts"):
-        scored(None, 1, "http://x")
+        scored(None, 2, 1, "http://x")
     with pytest.raises(UserError, match="of 1 tokens where 2"):
-        scored({"token_logprobs": [None]}, 2, "http://x")
+        scored({"token_logprobs": [None]}, 3, 2, "http://x")
+    for written in ([], [-9.0]):  # what a server adds to the prompt: nothing where end-of-text comes at once
+        assert scored({"token_logprobs": [None, -1.0, -2.0, *written]}, 3, 2, "http://x").log_likelihood == -3.0
     words = write_model(tmp_path / "words")
     ran = gpt2("evaluate", "--model", "http://127.0.0.1:9", "--tokenizer", words, "--tasks", "copa")
     assert ran.code == 2 and "http://127.0.0.1:9/v1/models" in ran.err

@@ -11,6 +11,8 @@ from gpt2.errors import UserError
 from gpt2.evaluate.data import Form, Hub, NoData, find, load, read
 from gpt2.evaluate.rows import Row, jsonl, labelled, parallel, plain_lines, table
 from gpt2.evaluate.tasks import CATALOGUE
+from gpt2.evaluate.tasks.choices import race
+from gpt2.evaluate.tasks.passages import coqa
 
 
 def refused(task: str, folder: Path, *files: tuple[str, str]) -> str:
@@ -39,11 +41,33 @@ GOOD = '{"query": "q", "choices": ["a", "b"], "gold": 0}\n'
         ),
         (GOOD + '{"query": 3, "choices": [], "gold": 0}\n', "line 2: column 'query' is 3; expected text"),
         (GOOD + '{"query": "q", "choices": "ab", "gold": 0}\n', "line 2: column 'choices' is \"ab\"; expected a list"),
+        (GOOD + '{"query": "q", "choices": [], "gold": 0}\n', "line 2: options []; expected some"),
+        (GOOD + '{"query": "q", "choices": ["a", ""], "gold": 0}\n', 'line 2: options ["a", ""]; expected some'),
+        (GOOD + '{"query": "q", "choices": ["a", "b"], "gold": 2}\n', "line 2: the right one is 2, but there are 2"),
+        (GOOD + '{"query": "q", "choices": ["a", "b"], "gold": -1}\n', "line 2: the right one is -1, but there are 2"),
         (GOOD + '{"query": "q", "choices": ["a"], "gold": "x"}\n', "line 2: column 'gold' is \"x\"; expected a whole"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     assert message in refused("piqa", tmp_path, ("piqa.jsonl", text))
+
+
+def test_an_empty_label_is_none_of_those_known() -> None:
+    with pytest.raises(UserError, match="expected one of 1, 2"):
+        Row({"answer": ""}, "f line 1").place("answer", "12")
+    assert Row({"answer": 2}, "f line 1").place("answer", "12") == 1
+
+
+def test_as_many_answers_as_questions() -> None:
+    article = {"article": "A.", "questions": ["Q?"], "options": [["a", "b"]], "answers": ["A"]}
+    assert race(Row(article, "f"))[0]["gold"] == 0
+    for wrong in ({"options": []}, {"answers": ["A", "B"]}, {"answers": [""]}, {"answers": ["AB"]}, {"options": 3}):
+        with pytest.raises(UserError, match=r"^f: column"):
+            race(Row(article | wrong, "f"))
+    turn = [{"input_text": "x"}]
+    story = {"story": "S", "questions": turn, "answers": turn, "additional_answers": {"0": turn * 2}}
+    with pytest.raises(UserError, match="its 1 questions have another number of answers"):
+        coqa(Row(story, "f"))
 
 
 def test_labels_belong_to_items_line_by_line(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(
     while len(list((out / "tasks").glob("*.json"))) < 2 and time.monotonic() < until and child.poll() is None:
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
-    child.wait()
+    assert child.wait() == -signal.SIGKILL, "it was done before it could be killed"
     done = {path.name: path.stat().st_mtime_ns for path in (out / "tasks").glob("*.json")}
-    assert len(done) >= 2
+    assert 2 <= len(done) < len(list((tmp_path / "whole" / "tasks").glob("*.json")))
     again = gpt2(*words(model, data, out, *more))
     assert again.err.count("done before") == len(done)
     assert {name: (out / "tasks" / name).stat().st_mtime_ns for name in done} == done
@@ -199,6 +199,29 @@ def test_own_tasks_in_a_file(model: Path, data: Path, tmp_path: Path, gpt2: Call
     assert [each["task"] for each in found] == ["piqa", "capitals", "written", "grammar", "book"]
     assert [next(iter(each["metrics"])) for each in found] == ["acc", "ppl", "exact", "acc", "ppl"]
     assert found[4]["how"]["units"] == {"word": 7, "byte": 31}
+    assert found[2]["task_table"]["template"] == "{country}:"
+
+
+def test_an_own_task_that_says_something_else_is_asked_anew(
+    model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    (tmp_path / "capitals.jsonl").write_text('{"country": "France", "capital": "Paris"}\n' * 3)
+    table = '[[task]]\nname = "capitals"\ndata = "capitals.jsonl"\nanswer = "capital"\n'
+    suite = ("--suite", str(tmp_path / "my.toml"))
+    for template, known in (("In {country}:", False), ("{country} =", False), ("{country} =", True)):
+        (tmp_path / "my.toml").write_text(f'{table}template = "{template}"\n')
+        ran = gpt2(*words(model, data, tmp_path / "out", *suite))
+        assert ran.code == 0 and ("done before" in ran.err) == known
+    (tmp_path / "my.toml").write_text(f'{table}template = "{{country}}"\n' * 2)
+    ran = gpt2(*words(model, data, tmp_path / "out", *suite))
+    assert ran.code == 2 and "task 2: a task before it is named 'capitals' too" in ran.err
+
+
+def test_a_limit_that_leaves_no_word_is_refused(
+    model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    ran = gpt2(*words(model, data, tmp_path / "out", "--tasks", "wikitext2", "--limit", "1"))
+    assert ran.code == 2 and "too short to be measured" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -257,6 +280,9 @@ def test_the_nearest_size_of_the_same_protocol_is_set_beside() -> None:
         row = nearest(lambada | {"protocol": "gpt3", "shots": shots}, "acc", 120e6)
         assert row and row.name == "Small" and row.value == pytest.approx(value)
     assert nearest(lambada | {"protocol": "own"}, "acc", 120e6) is None
+    row = nearest(lambada | {"protocol": "gpt3", "shots": 1, "paper_shots": 15}, "acc", 120e6)
+    assert row and (row.name, row.value) == ("175B", pytest.approx(0.725)) and "one-shot" in row.source
+    assert nearest(lambada | {"shots": 3, "paper_shots": 0}, "acc", 120e6) is None, "the paper showed no examples"
     assert len(tables()) > 5
 
 

@@ -69,4 +69,5 @@ def test_drop_compares_numbers_as_numbers() -> None:
     assert drop_scores("3", [["3.0"]]) == (1.0, 1.0)
     assert drop_scores("4 dogs", [["3 dogs"]]) == (0.0, 0.0)
     assert drop_scores("the twenty-one men", [["7"], ["twenty one men"]])[0] == 1.0
+    assert drop_scores("red, blue", [["red", "blue"]])[0] == 0.0, "a text is one span"
     assert drop_scores("red and blue", [["red", "blue"]])[1] == 0.25  # one span of three words, aligned with one of two

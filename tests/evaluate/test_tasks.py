@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from fake_scores import FakeScores
 from official_files import SETS
 
+from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Data, load
 from gpt2.evaluate.measures import Choose, LastWord, ReadOn, Setting, Write
 from gpt2.evaluate.prompts import Example
@@ -16,6 +18,7 @@ from gpt2.evaluate.protocols import Job, jobs_of
 from gpt2.evaluate.published import tables
 from gpt2.evaluate.suites import SUITES, find_jobs
 from gpt2.evaluate.tasks import CATALOGUE
+from gpt2.evaluate.tasks.recall import closed
 
 FORMS = [(name, place) for name, forms in SETS.items() for place in range(len(forms))]
 NEEDS_LIBRARIES = {"wmt", "cnn"}
@@ -54,10 +57,6 @@ def test_official_files_are_read_and_asked(name: str, place: int, tmp_path: Path
 
 def written(ask: Any, data: Data, job: Job) -> Any:
     """Beams and draws need a real model (tests of runs have one): here only what they are asked is made."""
-    from dataclasses import replace
-
-    from gpt2.evaluate.asked import Writing
-
     plain = replace(ask, writing=Writing(ask.writing.max_new_tokens, ask.writing.stop))
     return plain.measure(FakeScores(), data.test.items, data.test.items, Setting(job.shots))
 
@@ -143,6 +142,23 @@ HARNESS = {
 @pytest.mark.parametrize("name", HARNESS)
 def test_harness_prompts_are_the_harness_s(name: str, tmp_path: Path) -> None:
     assert prompt(name, "harness", tmp_path)[0].context == HARNESS[name]
+
+
+def test_triviaqa_in_the_harness_ignores_case_and_punctuation_alone() -> None:
+    ask: Any = CATALOGUE["triviaqa"].asks["harness"]
+    item = closed("Who?", "J. Lennon", ["Beatles", "The Fab Four!"])
+    for text, right in {" beatles": 1, " the Beatles": 0, "J. Lennon": 0, " The fab four": 1}.items():
+        assert ask.score(ask.clean(text), item)["em"][1] == (right, 1)
+
+
+def test_no_example_is_about_the_items_own_passage(tmp_path: Path) -> None:
+    for name in ("coqa", "squad2", "quac", "race_high", "multirc"):
+        for item in data_of(name, tmp_path / name).test.items:
+            ask: Any = Job(CATALOGUE[name], "gpt3", 2).ask
+            if isinstance(ask, Write):
+                ask = replace(ask, writing=Writing())
+            found = ask.measure(FakeScores(), [item], [item | {"question": "another"}] * 3, Setting(2))
+            assert found.facts["shots_used"] == 0, name
 
 
 def test_cbt_scores_candidate_and_rest_of_sentence(tmp_path: Path) -> None:

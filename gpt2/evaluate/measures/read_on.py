@@ -26,7 +26,7 @@ class ReadOn:
     note: str = ""  # what counts as a unit, in words
 
     def settings(self) -> dict[str, Any]:
-        return {"denominators": self.note}
+        return {"denominators": self.note, "per": {name: unit for name, (_, unit) in self.metrics.items()}}
 
     def measure(
         self, scores: Scores, items: Sequence[Fields], examples: Sequence[Fields], setting: Setting
@@ -40,6 +40,9 @@ class ReadOn:
                 f"--window {window} --stride {stride}: must be 1 <= stride <= window <= {scores.context_length}"
             )
         documents = self.canonical(items)
+        for unit in {unit for _, unit in self.metrics.values()}:
+            if not all(document.units[unit] for document in documents) or not documents:
+                raise UserError(f"the text is too short to be measured: it has no {unit}; give more --limit")
         cut = [list(cut_text(scores, document.text, window, stride)) for document in documents]
         found = iter(scores.continuations([pair for pairs in cut for pair in pairs], setting.progress))
         columns = {name: Column(kind) for name, (kind, _) in self.metrics.items()}

@@ -145,13 +145,15 @@ def race_files(paths: Sequence[Path]) -> Iterator[Row]:
 def race(row: Row) -> list[Fields]:
     """Each question, with those before it on the same article answered."""
     asked, found = f"Article:\n{row.text('article').strip()}", []
-    parts = zip(row.texts("questions"), row["options"], row.texts("answers"), strict=True)
-    for question, options, letter in parts:
-        if letter not in LETTERS[: len(options)]:
+    questions, letters, choices = row.texts("questions"), row.texts("answers"), row["options"]
+    if not isinstance(choices, list) or not len(questions) == len(letters) == len(choices):
+        row.refuse("options", f"a list for each of the {len(questions)} questions, and as many answers")
+    for question, options, letter in zip(questions, choices, letters, strict=True):
+        if letter not in list(LETTERS[: len(options)]):
             row.refuse("answers", "letters of options")
         asked += f"\n\nQ: {question}\n\nA:"
         gold = LETTERS.index(letter)
-        found.append({"question": asked, "options": list(options), "gold": gold})
+        found.append({"question": asked, "options": list(options), "gold": gold, "id": row["article"]})
         asked += f" {options[gold]}"
     return found
 

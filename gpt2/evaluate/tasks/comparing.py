@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Fields
 from gpt2.evaluate.measures import mean
-from gpt2.evaluate.metrics import bleu_sums, drop_scores, exact, f1, first_sentences, left_out, rouge
+from gpt2.evaluate.metrics import as_harness, bleu_sums, drop_scores, exact, f1, first_sentences, left_out, rouge
 
 Scored = dict[str, tuple[str, tuple[float, ...]]]
 
@@ -17,6 +17,11 @@ UNANSWERABLE = "unanswerable"
 
 def by_exact(text: str, item: Fields) -> Scored:
     return {"em": mean(exact(text, item["answers"]))}
+
+
+def by_aliases(text: str, item: Fields) -> Scored:
+    """TriviaQA's in lm-evaluation-harness: articles count, and the answer itself only if it is among the aliases."""
+    return {"em": mean(as_harness(text, item["aliases"]))}
 
 
 def by_f1(text: str, item: Fields) -> Scored:

@@ -70,7 +70,11 @@ def read_suite(path: Path) -> tuple[list[str], list[Task]]:
     names, tables = whole_file.get("tasks", []), whole_file.get("task", [])
     if not isinstance(names, list) or not isinstance(tables, list):
         raise UserError(f'{path}: tasks is a list of names, and each own task begins with a line "[[task]]"')
-    return [str(name) for name in names], [own_task(table, path, n) for n, table in enumerate(tables, 1)]
+    tasks = [own_task(table, path, n) for n, table in enumerate(tables, 1)]
+    for number, task in enumerate(tasks, 1):
+        if any(other.name == task.name for other in tasks[: number - 1]):
+            raise UserError(f"{path} task {number}: a task before it is named '{task.name}' too")
+    return [str(name) for name in names], tasks
 
 
 def own_task(table: Mapping[str, Any], path: Path, number: int) -> Task:
@@ -92,7 +96,7 @@ def own_task(table: Mapping[str, Any], path: Path, number: int) -> Task:
         others = existing(path, table, "examples", where) if "examples" in table else None
         train = (escape(os.path.relpath(others, file.parent)),) if others else ()
         form = Form((escape(file.name),), fields, train=train, split="own")
-    return Task(name, name, (form,), {"own": ask}, folder=file.parent)
+    return Task(name, name, (form,), {"own": ask}, folder=file.parent, table=dict(table))
 
 
 def existing(path: Path, table: Mapping[str, Any], key: str, where: str) -> Path:

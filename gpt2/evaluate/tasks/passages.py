@@ -1,10 +1,14 @@
-"""Questions about a passage: CoQA, DROP, QuAC, SQuAD 2.0."""
+"""Questions about a passage: CoQA, DROP, QuAC, SQuAD 2.0.
+
+An item's `id` is its passage, so that no example has the same one, in which the item's own answer may stand.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gpt2.errors import UserError
 from gpt2.evaluate.asked import GREEDY, TURN
 from gpt2.evaluate.data import Fields, Form, Hub
 from gpt2.evaluate.measures import Shots, Write
@@ -26,11 +30,14 @@ def coqa_rows(paths: Sequence[Path]) -> Iterator[Row]:
 def coqa(row: Row) -> list[Fields]:
     """Each question after the passage and the true answers to those before it."""
     asked, found = row.text("story").strip(), []
+    questions, answers = row.rows("questions"), row.rows("answers")
     more = [Row({"list": part}, row.where).rows("list") for part in row.get("additional_answers", {}).values()]
-    for turn, (question, answer) in enumerate(zip(row.rows("questions"), row.rows("answers"), strict=True)):
+    if any(len(each) != len(questions) for each in (answers, *more)):
+        raise UserError(f"{row.where}: its {len(questions)} questions have another number of answers")
+    for turn, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         asked += "\n\n" + TURN.format(question=question.text("input_text"))
         golds = [answer.text("input_text"), *(part[turn].text("input_text") for part in more)]
-        found.append({"question": asked, "answers": golds})
+        found.append({"question": asked, "answers": golds, "id": row["story"]})
         asked += f" {golds[0]}"
     return found
 
@@ -59,7 +66,7 @@ def drop_item(passage: str, pair: Row) -> Fields:
     if not spans:
         pair.refuse("answer", "a number, a date or spans")
     shown = [", ".join(found) for found in spans]
-    return {"passage": passage, "question": pair.text("question"), "answers": shown, "spans": spans}
+    return {"passage": passage, "question": pair.text("question"), "answers": shown, "spans": spans, "id": passage}
 
 
 def drop_answer(answer: Row) -> list[str]:
@@ -83,7 +90,7 @@ def squad(row: Row) -> list[Fields]:
         for pair in paragraph.rows("qas"):
             asked += "\n\n" + TURN.format(question=pair.text("question").strip())
             answers = [answer.text("text") for answer in pair.rows("answers")] or [UNANSWERABLE]
-            found.append({"question": asked, "answers": answers})
+            found.append({"question": asked, "answers": answers, "id": paragraph["context"]})
             asked += f" {answers[0]}"
     return found
 
@@ -92,7 +99,8 @@ def squad_hub(row: Row) -> Fields:
     """A row for each question: those before it on the same paragraph are not shown."""
     asked = f"Title: {row.text('title').replace('_', ' ')}\n\nBackground: {row.text('context')}"
     answers = row.row("answers").texts("text") or [UNANSWERABLE]
-    return {"question": f"{asked}\n\nQ: {row.text('question').strip()}\n\nA:", "answers": answers}
+    question = f"{asked}\n\nQ: {row.text('question').strip()}\n\nA:"
+    return {"question": question, "answers": answers, "id": row["context"]}
 
 
 def quac(row: Row) -> list[Fields]:
@@ -104,7 +112,7 @@ def quac(row: Row) -> list[Fields]:
         for pair in paragraph.rows("qas"):
             asked += "\n\n" + TURN.format(question=pair.text("question").strip())
             answers = [answer.text("text") for answer in pair.rows("answers")]
-            found.append({"question": asked, "answers": answers})
+            found.append({"question": asked, "answers": answers, "id": paragraph["context"]})
             asked += f" {pair.row('orig_answer').text('text')}"
     return found
 

@@ -11,10 +11,7 @@ from gpt2.evaluate.asked import FROM_MEMORY, GREEDY, Writing
 from gpt2.evaluate.data import Fields, Form, Hub
 from gpt2.evaluate.measures import Shots, Write
 from gpt2.evaluate.rows import Row, objects, open_text, parse_object
-from gpt2.evaluate.tasks.comparing import (
-    BEAMS,
-    by_exact,
-)
+from gpt2.evaluate.tasks.comparing import BEAMS, by_aliases, by_exact
 from gpt2.evaluate.tasks.task import Task
 
 
@@ -24,21 +21,22 @@ def trivia_rows(paths: Sequence[Path]) -> Iterator[Row]:
 
 def trivia(row: Row) -> Fields:
     answer = row.row("Answer")
-    aliases = [answer.text("Value"), *answer.texts("Aliases")]
-    return {"question": row.text("Question"), "answers": list(dict.fromkeys(aliases))}
+    return closed(row.text("Question"), answer.text("Value"), answer.texts("Aliases"))
 
 
 def trivia_hub(row: Row) -> Fields:
     answer = row.row("answer")
-    return {
-        "question": row.text("question"),
-        "answers": list(dict.fromkeys([answer.text("value"), *answer.texts("aliases")])),
-    }
+    return closed(row.text("question"), answer.text("value"), answer.texts("aliases"))
 
 
 def trivia_foundry(row: Row) -> Fields:
     question = row.text("context").removeprefix("Question: ").removesuffix("\nAnswer:")
-    return {"question": question, "answers": list(dict.fromkeys([row.text("answer"), *row.texts("aliases")]))}
+    return closed(question, row.text("answer"), row.texts("aliases"))
+
+
+def closed(question: str, answer: str, aliases: Sequence[str]) -> Fields:
+    """The answer is right, and so is any alias; each once."""
+    return {"question": question, "answers": list(dict.fromkeys([answer, *aliases])), "aliases": list(aliases)}
 
 
 def natural(row: Row) -> Fields:
@@ -74,6 +72,7 @@ def closed_book(name: str, title: str, forms: tuple[Form, ...], hub: Hub, **more
     return Task(name, title, forms, {"gpt3": ask, **more.pop("asks", {})}, hub, **more)
 
 
+HARNESS = Write("Question: {question}?\nAnswer:", by_aliases, writing=Writing(256, ("\n", ".", ",")), clean=str.lstrip)
 TASKS = (
     closed_book(
         "triviaqa",
@@ -89,7 +88,7 @@ TASKS = (
             Form(("triviaqa*.jsonl",), trivia_foundry),
         ),
         Hub("mandarjoshi/trivia_qa", trivia_hub, "rc.nocontext"),
-        asks={"harness": Write("Question: {question}?\nAnswer:", by_exact, writing=Writing(256, ("\n", ".", ",")))},
+        asks={"harness": HARNESS},
     ),
     closed_book(
         "nq",

@@ -57,7 +57,7 @@ def same_word(row: Row) -> Fields:
 
 def copa(row: Row) -> Fields:
     joint = ("because", "therefore")[row.place("question", ("cause", "effect"))]
-    options = [text[0].lower() + text[1:] for text in (row.text("choice1"), row.text("choice2"))]
+    options = [text[:1].lower() + text[1:] for text in (row.text("choice1"), row.text("choice2"))]
     return {"question": f"{row.text('premise').strip()[:-1]} {joint}", "options": options, "gold": row.number("label")}
 
 
@@ -82,7 +82,7 @@ def multirc_hub(row: Row) -> Fields:
 
 
 def multirc(passage: str, question: str, answer: Row, group: str, name: str) -> Fields:
-    values = {"passage": passage, "question": question, "answer": answer.text(name), "group": group}
+    values = {"passage": passage, "question": question, "answer": answer.text(name), "group": group, "id": passage}
     return values | {"options": ["False", "True"], "gold": flag(answer)}
 
 

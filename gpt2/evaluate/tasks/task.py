@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gpt2.evaluate.data import Form, Hub
 from gpt2.evaluate.measures import Ask
@@ -21,3 +22,4 @@ class Task:
     hub: Hub | None = None
     note: str = ""
     folder: Path | None = None  # where the user's own task has its data
+    table: Mapping[str, Any] = field(default_factory=dict)  # the user's own task as its file has it
