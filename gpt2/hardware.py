@@ -110,6 +110,7 @@ def _plain(name: str) -> str:
 _X86 = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8")
 FEATURES = (*_X86, "asimddp", "i8mm", "bf16", "sve", "sve2")
 EMULATED = 4e9  # FLOP/s of a processor that are no more than a loop's
+LOOK = 0.05  # seconds in which that is seen, beside other work too
 _VARIANTS = {"laptop", "mobile", "ti", "super", "max"}  # other chips under a known name
 
 
@@ -130,10 +131,11 @@ def gemm_peak(device: str = "cpu", dtype: str = "float32", seconds: float = 0.25
 
     A processor that only emulates the dtype is known by a small one: the large ones would take it seconds each.
     """
-    if device == "cpu":
-        found = gemm_rate(device, dtype, 128, 0.0)
-        return found if found < EMULATED else gemm_rate(device, dtype, 1024, seconds)
-    return gemm_rate(device, dtype, 8192 if device.startswith("cuda") else 4096, seconds)
+    if device != "cpu":
+        return gemm_rate(device, dtype, 8192 if device.startswith("cuda") else 4096, seconds)
+    if dtype != "float32" and (found := gemm_rate(device, dtype, 128, LOOK)) < EMULATED:
+        return found
+    return gemm_rate(device, dtype, 1024, seconds)
 
 
 def gemm_rate(device: str, dtype: str, size: int, seconds: float) -> float:

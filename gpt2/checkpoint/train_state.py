@@ -149,15 +149,22 @@ def damage(folder: Path) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != size or sha256(path) != digest:
-            return f"{name} is damaged"
+        try:
+            if path.stat().st_size != size or sha256(path) != digest:
+                return f"{name} is damaged"
+        except OSError as error:  # a sector that cannot be read
+            return f"{name} cannot be read ({error.strerror})"
     return None
 
 
 def prune(run: Path, keep_last: int, keep: set[Path]) -> None:
-    """Delete all but the newest `keep_last` steps and those in `keep`, and leftovers of interrupted saves."""
-    keep = {path.resolve() for path in keep}
-    for folder in list(steps(run))[:-keep_last]:
+    """Delete all but the newest `keep_last` steps and those in `keep`, and leftovers of interrupted saves.
+
+    Newest means up to `last`: later ones are of a run that went back behind them as they were damaged, and count for
+    nothing until it has written them anew.
+    """
+    keep, last = {path.resolve() for path in keep}, (run / "last").resolve()
+    for folder in [step for step in steps(run) if step.name <= last.name][:-keep_last]:
         if folder.resolve() not in keep:
             doomed = folder.with_name(f".{folder.name}.old")  # never seen half deleted under its own name
             folder.rename(doomed)

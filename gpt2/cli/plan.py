@@ -74,7 +74,7 @@ def command(
         devices = replace(devices, price=flags["price"], source="--price")
     from gpt2.train.forecast import forecast
 
-    tokens = tokens_of(config, preset, flags["tokens"])
+    tokens = tokens_of(config, preset, flags["tokens"], flags["mfu"] * devices.peak * devices.count)
     found = forecast(config, devices, tokens, flags["mfu"], mesh, flags["recompute"], grow)
     report = {"name": preset or words[0], **found}
     click.echo(json.dumps(report) if as_json else render(report))
@@ -95,6 +95,11 @@ def read_settings(words: Sequence[str]) -> tuple[TrainConfig, str | None, bool]:
         if published:
             flags += ["--batch_tokens", str(PUBLISHED_ROWS[preset] * PRESETS[preset].context_length)]
     config = compose(None if preset else first, flags)
+    if config.init is not None:
+        from gpt2.checkpoint.find import find_folder
+        from gpt2.checkpoint.hf_config import read_config
+
+        config = replace(config, model=read_config(find_folder(config.init)))
     if config.model.vocab_size == FROM_DATA:
         config = replace(config, model=replace(config.model, vocab_size=vocabulary(config)))
     config.check_rows()
@@ -135,10 +140,10 @@ def here(config: TrainConfig) -> Devices:
     return Devices(hardware.processor()[0], "cpu", 1, hardware.memory()[1], peak)
 
 
-def tokens_of(config: TrainConfig, preset: str | None, given: str | None) -> int:
-    """How much is to be trained on, from the most to the least explicit."""
+def tokens_of(config: TrainConfig, preset: str | None, given: str | None, speed: float) -> int:
+    """How much is to be trained on, from the most to the least explicit; `speed` is in FLOP/s."""
     from gpt2.config import convert
-    from gpt2.model.sizes import GPT3_TOKENS, parameters
+    from gpt2.model.sizes import GPT3_TOKENS, parameters, training_flops_per_token
 
     if given is not None:
         tokens: int = convert(given, int, "tokens", "command line")
@@ -149,6 +154,14 @@ def tokens_of(config: TrainConfig, preset: str | None, given: str | None) -> int
         return config.ramp.tokens_before(config.max_steps)
     if config.max_tokens is not None:
         return config.max_tokens
+    if config.max_seconds is not None:
+        return round(config.max_seconds * speed / training_flops_per_token(config.model))
+    if config.data and not config.mixture:
+        from gpt2.data.shards import open_split
+
+        return round(config.epochs * len(open_split(config.data, "train")))
+    if config.epochs != 1.0:
+        raise UserError(f"--epochs {config.epochs:g}: of which text? name it with --data, or say --tokens")
     return GPT3_TOKENS if (preset or "").startswith("gpt3") else TOKENS_PER_PARAMETER * parameters(config.model)
 
 

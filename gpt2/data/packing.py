@@ -47,12 +47,12 @@ def fill_row(examples: Sequence[Encoded], room: int) -> tuple[NDArray[np.int64],
     """(inputs, targets, segment_ids), each (room,): the examples one behind the other, then padding.
 
     Example i is segment i, its inputs all of its ids but the last; the target of each input is the id behind it in the
-    example, or IGNORE_INDEX where that one is not learned. Padding is a segment of its own: id 0, nothing learned.
-    Raises ValueError where they do not fit.
+    example, or IGNORE_INDEX where that one is not learned. Padding is id 0, nothing learned; each is a segment of its
+    own, for all of it may be longer than a context. Raises ValueError where they do not fit.
     """
     inputs = np.zeros(room, np.int64)
     targets = np.full(room, IGNORE_INDEX, np.int64)
-    segment_ids = np.full(room, len(examples), np.int64)
+    segment_ids = len(examples) + np.arange(room) % 2
     start = 0
     for number, example in enumerate(examples):
         end = start + example.positions

@@ -73,7 +73,7 @@ class RecordReader:
         return Record(row.line, text, ([*self.start, (text, True), *self.end],))
 
     def _label(self, row: Row, where: str) -> Record:
-        text, label = self._filled(row, "text", where), self._filled(row, "label", where).strip()
+        text, label = (self._filled(row, role, where).strip() for role in ("text", "label"))  # as `classify` reads it
         end = self.end or [(self.tokenizer.encode(text)[-1], False)]
         return Record(row.line, text, ([(text, True), *end],), label)
 
@@ -145,6 +145,8 @@ class RecordReader:
             pieces = self.chat.pieces(messages)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+        if not any(learned for _, learned in pieces):
+            raise UserError(f"{where}: the chat template writes nothing of what the assistant says")
         return pieces if not pieces[0][1] else [*self.start, *pieces]
 
     def _prompt(self, row: Row, where: str) -> str:

@@ -45,6 +45,8 @@ class OptimConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} = {value}: must be above 0")
+        if self.weight_decay < 0:
+            raise UserError(f"weight_decay = {self.weight_decay}: must not be negative")
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} = {value}: must be above 0")
-        if self.batch_ramp_tokens < 0:
-            raise UserError(f"batch_ramp_tokens = {self.batch_ramp_tokens}: must not be negative")
+        for name in ("batch_ramp_tokens", "grad_clip", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} = {getattr(self, name)}: must not be negative")
         if not 0.0 <= self.short_fraction <= 1.0:
             raise UserError(f"short_fraction = {self.short_fraction}: must be between 0 and 1")
 

@@ -33,7 +33,7 @@ from gpt2.train.live import Live
 from gpt2.train.lock import alone_in
 from gpt2.train.loop import Hook, Run
 from gpt2.train.metrics import numbers
-from gpt2.train.pretrain import LEAVING, begin, refuse_a_run
+from gpt2.train.pretrain import LEAVING, began, begin, refuse_a_run
 from gpt2.train.report import Facts, Lines, loss_facts, speed_facts, write_report
 from gpt2.train.restore import find_step, restore
 from gpt2.train.save import Save
@@ -81,7 +81,7 @@ def finetune(
         raise UserError(f"{sorted(changes)[0]}: give a whole config or settings by name, not both")
     wanted = compose(**changes) if config is None else config
     with joined() as peers:
-        if restarted() and (Path(wanted.out).expanduser() / "config.toml").exists():
+        if restarted() and began(Path(wanted.out).expanduser(), wanted):
             return resume(Path(wanted.out).expanduser(), completer, quiet=quiet)
         runtime, config, lessons = peers.attempt(lambda: prepare(wanted))
         if preview is not None:
@@ -91,7 +91,7 @@ def finetune(
         run = build_run(config, lessons, place)  # before there is a config.toml: a start that fails leaves no run
         out = Path(config.out)
         with alone_in(out, place.ranks):
-            place.ranks.attempt(lambda: begin(out, config) if place.ranks.is_main else None)
+            place.ranks.attempt(lambda: begin(out, config, wanted) if place.ranks.is_main else None)
             return tune_run(config, lessons, run, place, completer, quiet)
 
 
@@ -147,6 +147,8 @@ def resume(
                 say(f"{out}: no checkpoint yet; starting from step 0")
             else:
                 restore(run, identity(config, lessons), config, step)
+                if "micro_batch_size" in (changes or {}):
+                    run.state.halvings = 0  # of another number of rows
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
             return tune_run(config, lessons, run, place, completer, quiet)
 

@@ -97,7 +97,7 @@ class Patience:
     def __call__(self, run: Run, result: StepResult) -> None:
         latest = self.evaluate.latest
         judged = self.evaluate.latest_step == run.state.step
-        if judged and latest is not None and latest.loss >= run.state.best_val_loss:
+        if judged and latest is not None and not latest.loss < run.state.best_val_loss:  # NaN is not better
             self.look(run)
 
     def look(self, run: Run) -> None:

@@ -7,8 +7,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
+from gpt2 import hardware
 from gpt2.model.memory import Pass, micro_batch, training_bytes
 from gpt2.runtime import say
 from gpt2.train.config import TrainConfig
@@ -103,8 +103,4 @@ def free_memory(device: str) -> int:
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return 4 * 2**30  # not Linux: what any machine of the last ten years has
+    return hardware.memory()[1] or 4 * 2**30  # not Linux: what any machine of the last ten years has

@@ -6,11 +6,14 @@ train_state/), and `best` and `last`, which name one of these.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gpt2 import config as settings
 from gpt2 import hardware
 from gpt2.checkpoint.find import find_folder
 from gpt2.checkpoint.train_state import read_run_config
@@ -30,7 +33,7 @@ from gpt2.train.lock import alone_in
 from gpt2.train.loop import Hook, Run
 from gpt2.train.report import write_report
 from gpt2.train.restore import find_step, identity, restore
-from gpt2.train.save import Save, whole_model, write_settings
+from gpt2.train.save import ASKED_FOR, Save, whole_model, write_settings
 from gpt2.train.settings import RunSettings
 from gpt2.train.trackers import check_trackers, open_metrics
 
@@ -57,7 +60,7 @@ def pretrain(
         raise UserError(f"{sorted(changes)[0]}: give a whole config or settings by name, not both")
     wanted = compose(**changes) if config is None else config
     with joined() as peers:
-        if restarted() and (Path(wanted.out).expanduser() / "config.toml").exists():
+        if restarted() and began(Path(wanted.out).expanduser(), wanted):
             return resume(Path(wanted.out).expanduser(), sampler, quiet)
         runtime, config, corpus = peers.attempt(lambda: prepare(wanted))
         place = take_place(runtime, sizes_of(config, runtime.world_size))
@@ -65,7 +68,7 @@ def pretrain(
         run = build_run(config, corpus, place)  # before anything is written: a start that fails leaves no run behind
         out = Path(config.out)
         with alone_in(out, place.ranks):
-            place.ranks.attempt(lambda: begin(out, config) if place.ranks.is_main else None)
+            place.ranks.attempt(lambda: begin(out, config, wanted) if place.ranks.is_main else None)
             return train_run(config, corpus, run, sampler, quiet)
 
 
@@ -88,10 +91,29 @@ def refuse_a_run(out: Path) -> None:
         raise UserError(f"{out}: holds a run already; go on with it by --resume {out}, or choose another --out")
 
 
-def begin(out: Path, config: RunSettings) -> None:
+def begin(out: Path, config: RunSettings, wanted: RunSettings) -> None:
     """Make the folder a run; another that began while this one was being built comes first."""
     refuse_a_run(out)
-    write_settings(out, config)
+    write_settings(out, config, asked_for(wanted))
+
+
+def began(out: Path, wanted: RunSettings) -> bool:
+    """Whether this very command began the run in the folder, before torchrun started its processes anew.
+
+    False where there is none. UserError for a run of other settings: nobody asked for it to go on.
+    """
+    path = out / "config.toml"
+    if not path.exists():
+        return False
+    marks = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(ASKED_FOR)]
+    if marks and marks[0] != ASKED_FOR + asked_for(wanted):
+        refuse_a_run(out)
+    return True
+
+
+def asked_for(wanted: RunSettings) -> str:
+    """What tells the settings of one command from another's, before anything was resolved."""
+    return hashlib.sha256(json.dumps(settings.to_tree(wanted), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def resume(
@@ -111,6 +133,8 @@ def resume(
                 say(f"{out}: no checkpoint yet; starting from step 0")
             else:
                 restore(run, identity(corpus), config, step)
+                if "micro_batch_size" in (changes or {}):
+                    run.state.halvings = 0  # of another number of rows
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
             return train_run(config, corpus, run, sampler, quiet)
 

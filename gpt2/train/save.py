@@ -36,6 +36,7 @@ from gpt2.train.rng import random_tensors
 from gpt2.train.settings import RunSettings
 
 OPTIMIZER = "optimizer."
+ASKED_FOR = "# Of the command "  # in config.toml, before what tells it from others
 
 # (folder, parameters by name, facts for its card): makes a step's folder one that can be written with
 ModelWriter = Callable[[Path, Mapping[str, Tensor], Mapping[str, Any]], None]
@@ -130,7 +131,9 @@ class Save:
     def note_best(self, run: Run) -> bool:
         """Whether this step's validation is the best so far, which the state then knows."""
         latest, state = self.evaluate.latest, run.state
-        if latest is None or self.evaluate.latest_step != state.step or latest.start_loss >= state.best_val_loss:
+        if latest is None or self.evaluate.latest_step != state.step:
+            return False
+        if not latest.start_loss < state.best_val_loss:  # so put that NaN is no better than anything
             return False
         state.best_val_loss, state.best_step = latest.start_loss, state.step
         return True
@@ -208,9 +211,13 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
     return weights | optimizer | dice
 
 
-def write_settings(folder: Path, config: RunSettings) -> None:
-    """The run's folder with its resolved config.toml, which makes it one that can be resumed."""
+def write_settings(folder: Path, config: RunSettings, asked_for: str = "") -> None:
+    """The run's folder with its resolved config.toml, which makes it one that can be resumed.
+
+    `asked_for` tells the command that began it from others.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     resume = f"gpt2 {config.command} --resume {quote(str(folder))}"
     header = f"# Resolved settings of this run. Resume with: {resume}\n"
+    header += f"{ASKED_FOR}{asked_for}\n" if asked_for else ""
     atomic.write_text(folder / "config.toml", header + settings.dump_toml(settings.to_tree(config)))

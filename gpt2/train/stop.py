@@ -1,9 +1,14 @@
-"""Ctrl-C, SIGTERM and a closed terminal end a run after the step in hand; a second one ends it at once."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run after the step in hand; a second Ctrl-C ends it at once.
+
+A second SIGTERM does not: whoever stops a group of processes (torchrun, systemd) sends each more than one. And what
+the process was told to ignore (`nohup`) stays ignored.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +17,8 @@ from gpt2.runtime import say
 from gpt2.train.loop import Run
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+PATIENCE = 0.5  # seconds within which two signals are one request
 
 
 class StopRequest:
@@ -27,18 +34,22 @@ def stopping_on_signals(run: Run) -> Iterator[StopRequest]:
 
     Among several processes it is enough that one is asked: the loop agrees once a step.
     """
-    request = StopRequest()
+    request, first = StopRequest(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal first
         if request.signal is not None:
-            raise KeyboardInterrupt
-        request.signal, run.asked = signal.Signals(number), True
-        say("stopping after this step and saving; once more to stop at once")
+            if number == signal.SIGINT and time.monotonic() - first > PATIENCE:
+                raise KeyboardInterrupt
+            return
+        request.signal, run.asked, first = signal.Signals(number), True, time.monotonic()
+        say("stopping after this step and saving; Ctrl-C once more to stop at once")
 
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield request
     finally:

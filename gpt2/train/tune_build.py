@@ -191,7 +191,8 @@ def reference_of(
     """The base's margins, from a file beside the run if they have been computed before; the main process does it."""
     name = "reference" if examples is lessons.train else "reference_val"
     what = (
-        f"{examples.hash} {config.val_share} {config.seed} {len(examples)} {base_hash(lessons.folder)} {config.dtype}"
+        f"{examples.hash} {config.val_share} {config.seed} {len(examples)} {base_hash(lessons.folder)} {config.dtype} "
+        f"{config.method} {config.base_weights}"
     )
 
     path = Path(config.out) / f"{name}.safetensors"

@@ -106,8 +106,11 @@ class TuneConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:
                 raise UserError(f"{name} = {value}: must be at least 0 and below 1")
-        if self.patience < 0 or self.lm_weight < 0:
-            raise UserError("patience and lm_weight must not be negative")
+        for name in ("patience", "lm_weight", "weight_decay", "grad_clip", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} = {getattr(self, name)}: must not be negative")
+        if self.seed >= 2**63:
+            raise UserError(f"seed = {self.seed}: must be below 2^63")
         if self.val is not None and self.val_share is not None:
             raise UserError("--val and --val_share: held-out examples come from a file or from the data; choose one")
         self.check_method()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt2.checkpoint import sharded
-from gpt2.checkpoint.find import follow
+from gpt2.checkpoint.find import follow, point
 from gpt2.checkpoint.pieces import pieces
 from gpt2.checkpoint.train_state import (
     MANIFEST,
@@ -138,6 +138,22 @@ def test_old_steps_go_but_for_those_to_keep(run: Path) -> None:
         save_step(run, made(number))
     prune(run, 2, {run / step_name(5)})
     assert [path.name for path in steps(run)] == [step_name(5), step_name(15), step_name(20)]
+
+
+def test_damaged_steps_behind_the_one_that_was_gone_back_to_push_no_whole_one_out(run: Path) -> None:
+    *_, older, newest = steps(run)
+    point(run / "last", older)  # as it is once the run has gone back and written this one anew
+    prune(run, 1, set())
+    assert older.exists() and newest.exists()
+
+
+def test_a_file_that_cannot_be_read_is_damage(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sha256(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("gpt2.checkpoint.train_state.sha256", sha256)
+    *_, newest = steps(run)
+    assert "cannot be read (Input/output error)" in str(damage(newest))
 
 
 def test_numbers_that_are_none_are_a_user_error(run: Path) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import TINY, make, write_model
 
 from gpt2 import hardware
 from gpt2.model.presets import PRESETS
+from gpt2.model.sizes import parameters
 
 PUBLISHED = [name for name in PRESETS if name.startswith(("gpt2", "gpt3"))]
 
@@ -156,3 +158,16 @@ def test_bad_input_is_one_line_and_exit_code_2(
     done = gpt2("plan", *words)
     assert (done.code, done.out) == (2, "")
     assert message in done.err and done.err.count("\n") == 1
+
+
+def test_seconds_passes_and_a_model_to_go_on_from_are_counted(
+    plan: Callable[..., dict[str, Any]], still_machine: None, tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    shape = ("--n_layer", 2, "--n_embd", 64, "--n_head", 2)
+    short, long = (plan("small", *shape, "--max_seconds", seconds)["time"]["tokens"] for seconds in (10, 20))
+    assert long == pytest.approx(2 * short, rel=1e-4)
+    model = write_model(tmp_path / "model", make(TINY))
+    (tmp_path / "more.toml").write_text("max_steps = 10\n")
+    assert plan(tmp_path / "more.toml", "--init", model)["parameters"] == parameters(TINY)
+    done = gpt2("plan", "small", "--epochs", 2)
+    assert done.code == 2 and "of which text?" in done.err

@@ -23,7 +23,7 @@ from gpt2.train.background import Background
 from gpt2.train.config import TrainConfig
 from gpt2.train.hooks import Log
 from gpt2.train.loop import Run, StepResult
-from gpt2.train.pretrain import pretrain, resume
+from gpt2.train.pretrain import began, pretrain, resume
 from gpt2.train.save import Save
 
 Tiny = Callable[..., TrainConfig]
@@ -208,3 +208,12 @@ def test_an_error_in_the_background_is_handed_over_once() -> None:
     assert not thread.failed
     thread.start(lambda: None)
     assert thread.join() is None
+
+
+def test_processes_that_are_started_anew_go_on_with_their_own_run_alone(tiny: Tiny) -> None:
+    out = Path(tiny().out)
+    assert not began(out, tiny())
+    pretrain(tiny(), quiet=True)
+    assert began(out, tiny())
+    with pytest.raises(UserError, match="holds a run already"):
+        began(out, tiny(max_steps=9))

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from gpt2.model.gpt import GPT
+from gpt2.train.example_batches import choose_room
 from gpt2.train.preference import PreferenceLoss, kept_reference, reference_margins
 from tests.tiny_models import make
 from tests.train.labelled import pair_batch, preferences
@@ -45,6 +46,18 @@ def test_the_loss_is_the_papers_formula() -> None:
         measured = objective.measure(model, batch)
     assert measured["margin"] == pytest.approx(gains.sum().item(), abs=1e-3)
     assert measured["accuracy"] == (gains > 0).sum()
+
+
+def test_a_short_pair_beside_one_that_is_longer_than_the_context() -> None:
+    """A row is as long as the longest pair together: padding behind a short one is then longer than the context."""
+    model = make(seed=1)
+    length = model.config.context_length
+    pairs = preferences([(b"p", b"a" * (length - 4), b"b" * (length - 4)), (b"q", b"x", b"y")])
+    reference = reference_margins(model, pairs)
+    batch = pair_batch(pairs, range(2), reference, room=choose_room(pairs, length))
+    assert batch.inputs.size(1) > 2 * length - 10
+    with torch.no_grad():
+        assert PreferenceLoss().measure(model, batch)["margin"] == pytest.approx(0.0, abs=1e-3)
 
 
 def test_the_gradient_is_that_of_plain_log_probabilities() -> None:
