@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -101,10 +101,10 @@ def speed(length: int, device: str, dtype: str, rounds: int) -> str:
     return "\n".join(lines)
 
 
-def memory() -> str:
+def memory(dtypes: Sequence[str]) -> str:
     """MB that forward and backward add to a process of their own; a table, and the plot."""
     found: dict[str, dict[int, float]] = {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in dtypes:
         for way in ("banded", "SDPA with the mask", "SDPA, dense and causal"):
             for length in LENGTHS:
                 if way != "SDPA with the mask" or length <= MOST_MASKED:
@@ -181,10 +181,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         child(options.child, options.dtype, options.length)
-    elif options.only == "memory":
-        print(memory())
+        return
+    dtypes = [options.dtype] if options.dtype else ["float32", "bfloat16"]
+    if options.only == "memory":
+        print(memory(dtypes))
     else:
-        for dtype in [options.dtype] if options.dtype else ["float32", "bfloat16"]:
+        for dtype in dtypes:
             print(speed(options.length, options.device, dtype, options.rounds), end="\n\n", flush=True)
 
 

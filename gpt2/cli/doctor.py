@@ -142,6 +142,7 @@ def writing(device: str) -> Facts:
     from gpt2.kernels import cache, vectors
 
     known = {"vnni": vectors.HAS_VNNI, "bf16": vectors.HAS_BF16}
+    known["avx2"] = vectors.HAS_AVX2 and not any(known.values())
     return {
         "runner": "kernels",
         "instructions": [name for name, there in known.items() if there],
@@ -233,7 +234,7 @@ def _writing_rows(facts: Facts) -> dict[str, str]:
         return {"runner": f"torch ({facts['reason']})"}
     names = " and ".join(name.upper() for name in facts["instructions"])
     return {
-        "runner": f"the processor's kernels, {f'with {names}' if names else 'plain vectors (no VNNI, no BF16)'}",
+        "runner": f"the processor's kernels, {f'with {names}' if names else 'plain vectors (no AVX2, VNNI or BF16)'}",
         "auto weights": f"{facts['weights']} (of a packed folder what it holds), keys and values in bfloat16",
         "threads": str(facts["threads"]),
         "compiled": f"{'yes' if facts['compiled'] else 'not yet, the first text takes longer'}: {facts['cache']}",

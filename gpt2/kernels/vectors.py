@@ -58,6 +58,8 @@ class BFloat(ir.Type):  # type: ignore[misc]
 HALVES32 = ir.VectorType(BFloat(), 32)
 HAS_BF16 = all(host_features().get(name, False) for name in ("avx512f", "avx512bf16"))
 HAS_VNNI = all(host_features().get(name, False) for name in ("avx512f", "avx512bw", "avx512vnni"))
+HAS_AVX2 = host_features().get("avx2", False)
+BYTES32, SHORTS16, INTS8 = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)  # AVX2's registers
 
 
 class Emitter:
@@ -118,6 +120,45 @@ class Emitter:
             part = self.builder.shuffle_vector(products, ir.Constant(SHORTS64, ir.Undefined), index)
             total = self.builder.add(total, self.builder.sext(part, INTS))
         return total
+
+    def dot_signed(self, total: Any, weights: Any, four: Any) -> Any:
+        """As `dot` with 128 taken from each weight, none of which is 0; with AVX2.
+
+        There unsigned bytes are multiplied by signed ones in pairs whose sums must fit 16 bits: sizes by weights that
+        have the sign of the product do.
+        """
+        four = self.builder.bitcast(self.spread(four), BYTES64)
+        weights = self.builder.xor(weights, ir.Constant(BYTES64, [-128] * 64))
+        size, sign = "llvm.abs.v32i8", "llvm.x86.avx2.psign.b"
+        parts = []
+        for one, other in zip(self._halves(four), self._halves(weights), strict=True):
+            sizes = self._call(size, BYTES32, one, ir.Constant(ir.IntType(1), 0))
+            parts.append((sizes, self._call(sign, BYTES32, other, one)))
+        return self.builder.add(total, self._fours(parts))
+
+    def dot_small(self, total: Any, weights: Any, four: Any) -> Any:
+        """As `dot`, of weights that are below 128; with AVX2."""
+        four = self.builder.bitcast(self.spread(four), BYTES64)
+        parts = list(zip(self._halves(weights), self._halves(four), strict=True))
+        return self.builder.add(total, self._fours(parts))
+
+    def _fours(self, parts: list[tuple[Any, Any]]) -> Any:
+        """16 ints, each the sum of four products of unsigned and signed bytes."""
+        ones, sums = ir.Constant(SHORTS16, [1] * 16), []
+        for unsigned, signed in parts:
+            pairs = self._call("llvm.x86.avx2.pmadd.ub.sw", SHORTS16, unsigned, signed)
+            sums.append(self._call("llvm.x86.avx2.pmadd.wd", INTS8, pairs, ones))
+        return self.builder.shuffle_vector(*sums, ir.Constant(INTS, list(range(LANES))))
+
+    def _halves(self, bytes_: Any) -> list[Any]:
+        """64 bytes as twice 32."""
+        none, kind = ir.Constant(BYTES64, ir.Undefined), ir.VectorType(I32, 32)
+        places = [ir.Constant(kind, list(range(start, start + 32))) for start in (0, 32)]
+        return [self.builder.shuffle_vector(bytes_, none, place) for place in places]
+
+    def _call(self, name: str, result: Any, *operands: Any) -> Any:
+        kind = ir.FunctionType(result, [operand.type for operand in operands])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), operands)
 
     def dot_halves(self, total: Any, weights: Any, two: Any) -> Any:
         """total (16 float32) + for each lane its two bfloat16 weights (an int) times two others (one int)."""
@@ -309,14 +350,16 @@ def _start(emit: Emitter, x_sums: Any, corner: Any, m: int, offset: int) -> Any:
 def _int8_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner: Any, wholes: list[list[Any]]) -> None:
     """Add one group to the 16 sums of each token: 16 loads of 64 bytes."""
     totals = [[emit.builder.load(place) for place in places] for places in wholes]
-    for m, chains in enumerate(totals):
+    signed = HAS_AVX2 and not HAS_VNNI
+    dot = emit.dot_signed if signed else emit.dot
+    for m, chains in enumerate([] if signed else totals):
         chains[0] = emit.builder.add(chains[0], _start(emit, x_sums, corner, m, 128))
     for step in range(GROUP // 4):
         weights = emit.load(emit.at(block, 64 * step), BYTES64, 1)
         for m, row in enumerate(rows):
             four = emit.load(emit.at(row, 4 * step), I32, 4)
             chain = step % len(totals[m])
-            totals[m][chain] = emit.dot(totals[m][chain], weights, four)
+            totals[m][chain] = dot(totals[m][chain], weights, four)
         if step % 4 == 3:
             emit.fence()
     for chains, places in zip(totals, wholes, strict=True):
@@ -325,23 +368,29 @@ def _int8_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner:
 
 
 def _int4_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner: Any, chains: int) -> list[Any]:
-    """The same with two weights a byte; the high ones count 16 times, which a shift of their exact sum takes back."""
+    """The same with two weights a byte; the high ones count 16 times, which a shift of their exact sum takes back.
+
+    With AVX2 they are shifted at once: its sums of pairs hold no more.
+    """
     builder, zero = emit.builder, ir.Constant(INTS, None)
+    small = HAS_AVX2 and not HAS_VNNI
+    dot = emit.dot_small if small else emit.dot
     low_bits, high_bits = (ir.Constant(BYTES64, [mask] * 64) for mask in (0x0F, 0xF0))
     lows = [[_start(emit, x_sums, corner, m, 8), *[zero] * (chains - 1)] for m in range(len(rows))]
     highs = [[zero] * chains for _ in rows]
     for step in range(GROUP // 8):
         both = emit.load(emit.at(block, 64 * step), BYTES64, 1)
-        low, high = builder.and_(both, low_bits), builder.and_(both, high_bits)
+        low = builder.and_(both, low_bits)
+        high = builder.lshr(both, ir.Constant(BYTES64, [4] * 64)) if small else builder.and_(both, high_bits)
         for m, row in enumerate(rows):
             chain = step % chains
-            lows[m][chain] = emit.dot(lows[m][chain], low, emit.load(emit.at(row, 4 * step), I32, 4))
-            highs[m][chain] = emit.dot(highs[m][chain], high, emit.load(emit.at(row, GROUP // 2 + 4 * step), I32, 4))
+            lows[m][chain] = dot(lows[m][chain], low, emit.load(emit.at(row, 4 * step), I32, 4))
+            highs[m][chain] = dot(highs[m][chain], high, emit.load(emit.at(row, GROUP // 2 + 4 * step), I32, 4))
         if step % 4 == 3:
             emit.fence()
-    four = ir.Constant(INTS, [4] * LANES)
+    shift = ir.Constant(INTS, [0 if small else 4] * LANES)
     return [
-        builder.add(_sum(emit, low), builder.ashr(_sum(emit, high), four))
+        builder.add(_sum(emit, low), builder.ashr(_sum(emit, high), shift))
         for low, high in zip(lows, highs, strict=True)
     ]
 

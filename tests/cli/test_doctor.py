@@ -109,6 +109,6 @@ def test_what_writes_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_vector_instructions_the_row_says_so() -> None:
     facts = {"runner": "kernels", "instructions": [], "threads": 1, "weights": "int8", "cache": "c", "compiled": False}
     rows = doctor._writing_rows(facts)
-    assert rows["runner"].endswith("plain vectors (no VNNI, no BF16)")
+    assert rows["runner"].endswith("plain vectors (no AVX2, VNNI or BF16)")
     assert rows["compiled"].startswith("not yet")
     assert doctor.writing("cuda") == {"runner": "torch", "reason": "the device is cuda"}

@@ -16,12 +16,15 @@ import numba
 from gpt2.kernels import cache, vectors
 
 
-@pytest.fixture(params=["host", "plain"])
+@pytest.fixture(params=["host", "avx2", "plain"])
 def tiles(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
     """(bytes, halves): one tile of two tokens each, compiled here and now."""
-    if request.param == "plain":
+    if request.param == "avx2" and not vectors.HAS_AVX2:
+        pytest.skip("no AVX2 here")
+    if request.param != "host":
         monkeypatch.setattr(vectors, "HAS_VNNI", False)
         monkeypatch.setattr(vectors, "HAS_BF16", False)
+        monkeypatch.setattr(vectors, "HAS_AVX2", request.param == "avx2")
     tile_bytes, tile_halves = vectors.tile_bytes, vectors.tile_halves
 
     @numba.njit
