@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and a closed terminal end a run after the step in hand; a second Ctrl-C ends it at once.
 
-A second SIGTERM does not: whoever stops a group of processes (torchrun, systemd) sends each more than one. And what
-the process was told to ignore (`nohup`) stays ignored.
+A second SIGTERM does not: whoever stops a group of processes (torchrun, systemd) sends each more than one. And a
+terminal whose closing the process was told to ignore (`nohup`) may close.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gpt2.train.loop import Run
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
+HANGUP = getattr(signal, "SIGHUP", None)
 PATIENCE = 0.5  # seconds within which two signals are one request
 
 
@@ -48,7 +49,8 @@ def stopping_on_signals(run: Run) -> Iterator[StopRequest]:
         request.signal, run.asked, first = signal.Signals(number), True, time.monotonic()
         say("stopping after this step and saving; Ctrl-C once more to stop at once")
 
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    nohup = HANGUP is not None and signal.getsignal(HANGUP) is signal.SIG_IGN
+    heard = [number for number in SIGNALS if not (nohup and number == HANGUP)]
     before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield request

@@ -339,5 +339,5 @@ def test_the_report_tells_what_was_done(tiny: Settings, base: Path, monkeypatch:
 
 def test_time_is_turned_into_steps(tiny: Settings) -> None:
     tuned = finetune(**tiny(max_steps=None, max_seconds=3.5, eval_every=None, patience=0), quiet=True)
-    assert tuned.state.step > 1
-    assert tuned.state.elapsed < 8.0
+    assert tuned.state.step > 40, "more than the passes over forty examples that are taken without a time"
+    assert tuned.state.elapsed < 30.0
