@@ -339,6 +339,11 @@ def tile_bytes(typingctx: Any, m: Any, kind: Any, w: Any, scales: Any, per: Any,
     return types.void(m, kind, *_integers(13)), code
 
 
+def by_avx2() -> bool:
+    """Whether bytes are multiplied by AVX2's own products, for want of VNNI's."""
+    return HAS_AVX2 and not HAS_VNNI
+
+
 def _start(emit: Emitter, x_sums: Any, corner: Any, m: int, offset: int) -> Any:
     """-offset * (sum of the group's activations), in every lane; x_sums hold it for an offset of 128."""
     total = emit.spread(emit.load(emit.at(emit.at(x_sums, corner, 4), 4 * m), I32, 4))
@@ -350,7 +355,7 @@ def _start(emit: Emitter, x_sums: Any, corner: Any, m: int, offset: int) -> Any:
 def _int8_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner: Any, wholes: list[list[Any]]) -> None:
     """Add one group to the 16 sums of each token: 16 loads of 64 bytes."""
     totals = [[emit.builder.load(place) for place in places] for places in wholes]
-    signed = HAS_AVX2 and not HAS_VNNI
+    signed = by_avx2()
     dot = emit.dot_signed if signed else emit.dot
     for m, chains in enumerate([] if signed else totals):
         chains[0] = emit.builder.add(chains[0], _start(emit, x_sums, corner, m, 128))
@@ -373,7 +378,7 @@ def _int4_group(emit: Emitter, block: Any, rows: list[Any], x_sums: Any, corner:
     With AVX2 they are shifted at once: its sums of pairs hold no more.
     """
     builder, zero = emit.builder, ir.Constant(INTS, None)
-    small = HAS_AVX2 and not HAS_VNNI
+    small = by_avx2()
     dot = emit.dot_small if small else emit.dot
     low_bits, high_bits = (ir.Constant(BYTES64, [mask] * 64) for mask in (0x0F, 0xF0))
     lows = [[_start(emit, x_sums, corner, m, 8), *[zero] * (chains - 1)] for m in range(len(rows))]
