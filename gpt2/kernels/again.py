@@ -1,6 +1,6 @@
 """numba kernels that spare memory: what forward does not keep, backward makes again in the pass that needs it anyway.
 
-As in bf16.py a kernel sees bfloat16 as uint16 and computes in float32; one thread owns a block of rows.
+As in rowwise.py numbers are float32 or bfloat16 and computed with in float32; one thread owns a block of rows.
 
     N rows (tokens)  C n_embd  F n_inner
 """
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from gpt2.kernels.bf16 import GELU_A, GELU_B, ONE, OPTIONS, exp, f32, narrow, widen
+from gpt2.kernels.rowwise import GELU_A, GELU_B, ONE, OPTIONS, exp, f32, fit, widen
 from gpt2.kernels.cache import _cache_folder
 
 BLOCK = 64  # rows of one thread's turn, and of one partial sum over rows
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """As bf16.py's kernels are, but kept under a name that holds a hash of bf16.py too: this is made of its helpers."""
+    """As rowwise.py's kernels are, but kept under a name that holds a hash of rowwise.py too: this is made of its helpers."""
     with _cache_folder() as writable:
         return njit(**{**OPTIONS, "cache": writable})(function)
 
@@ -51,7 +51,7 @@ def layer_norm(x: Any, gain: Any, shift: Any, eps: Any, out: Any) -> None:
             normalise(x[i], eps, unit)
             row = out[i]
             for j in range(unit.shape[0]):
-                row[j] = narrow(unit[j] * gain[j] + shift[j])
+                row[j] = fit(unit[j] * gain[j] + shift[j], row)
 
 
 @compiled
@@ -84,9 +84,9 @@ def layer_norm_backward(
                 by_gain[j] += wide[j] * unit[j]
             out, same = d_x[i], again[i]
             for j in range(width):
-                out[j] = narrow((scaled[j] - mean - unit[j] * along) * inverse)
+                out[j] = fit((scaled[j] - mean - unit[j] * along) * inverse, out)
             for j in range(width):
-                same[j] = narrow(unit[j] * gain[j] + shift[j])
+                same[j] = fit(unit[j] * gain[j] + shift[j], same)
 
 
 @compiled
@@ -97,6 +97,6 @@ def gelu_backward_again(x: Any, grad: Any, again: Any) -> None:
         for j in range(row.shape[0]):
             v = widen(row[j])
             s = ONE / (ONE + exp(-GELU_A * v * (ONE + GELU_B * v * v)))
-            same[j] = narrow(v * s)
+            same[j] = fit(v * s, same)
             d = s + v * s * (ONE - s) * GELU_A * (ONE + f32(3.0) * GELU_B * v * v)
-            slope[j] = narrow(widen(slope[j]) * d)
+            slope[j] = fit(widen(slope[j]) * d, slope)

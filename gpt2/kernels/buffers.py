@@ -1,4 +1,4 @@
-"""bfloat16 tensors as the kernels see them, and memory that is kept from call to call."""
+"""Tensors as the kernels see them, and memory that is kept from call to call."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+KINDS = {torch.float32: "<f4", torch.bfloat16: "<u2"}  # numpy's names; it has no bfloat16
+
 
 class Memory:
-    """A bfloat16 tensor as numpy takes it over, and holds on to."""
+    """A tensor as numpy takes it over, and holds on to."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-        steps = tuple(2 * step for step in tensor.stride())
-        there = {"shape": tuple(tensor.shape), "typestr": "<u2", "strides": steps, "data": (tensor.data_ptr(), False)}
+        size, kind = tensor.element_size(), KINDS[tensor.dtype]
+        steps = tuple(size * step for step in tensor.stride())
+        there = {"shape": tuple(tensor.shape), "typestr": kind, "strides": steps, "data": (tensor.data_ptr(), False)}
         self.__array_interface__ = there | {"version": 3}
 
 
 def bits(tensor: Tensor) -> Any:
-    """A bfloat16 tensor's memory as uint16 (numpy), nothing copied.
+    """A tensor's memory as numpy has it, nothing copied: float32, or bfloat16 as uint16.
 
     Not by `Tensor.numpy`: what that has shown cannot be freed any more, and FSDP frees weights that it has gathered.
     """
@@ -38,13 +41,14 @@ def rows_of(x: Tensor) -> Tensor:
     return x.reshape(-1, x.size(-1)).contiguous()
 
 
-def workspaces(*shapes: Sequence[int]) -> list[Tensor]:
-    """Matrices in bfloat16 side by side in memory that is kept from call to call: new pages cost half a product."""
+def workspaces(dtype: torch.dtype, *shapes: Sequence[int]) -> list[Tensor]:
+    """Matrices side by side in memory that is kept from call to call: new pages cost half a product."""
     sizes = [rows * columns for rows, columns in shapes]
-    if len(_kept) == 0 or _kept[0].numel() < sum(sizes):
-        _kept[:] = [torch.empty(sum(sizes), dtype=torch.bfloat16)]
-    parts = torch.split(_kept[0][: sum(sizes)], sizes)
+    kept = _kept.get(dtype)
+    if kept is None or kept.numel() < sum(sizes):
+        kept = _kept[dtype] = torch.empty(sum(sizes), dtype=dtype)
+    parts = torch.split(kept[: sum(sizes)], sizes)
     return [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-_kept: list[Tensor] = []
+_kept: dict[torch.dtype, Tensor] = {}

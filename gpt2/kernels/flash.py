@@ -21,7 +21,7 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpt2.kernels.bf16 import OPTIONS, exp, narrow
+from gpt2.kernels.rowwise import OPTIONS, exp, fit, highest, narrow
 from gpt2.kernels.blocks import QUERIES
 from gpt2.kernels.cache import _cache_folder
 from gpt2.kernels.vectors import FLOATS, I32, I64, INTS, LANES, Emitter
@@ -31,7 +31,6 @@ f32, u16, u32 = np.float32, np.uint16, np.uint32
 ROWS = QUERIES  # and what keys are rounded up to
 TALL, WIDE = 4, 4  # a tile of sums in registers: rows, and vectors of 16 columns
 COLUMNS = WIDE * LANES
-LOWEST = np.int32(-(2**31))
 
 
 @intrinsic
@@ -66,16 +65,6 @@ def tile(typingctx: Any, a: Any, a_row: Any, a_pair: Any, pairs: Any, b: Any, b_
     return types.void(*(types.int64,) * 9), code
 
 
-@intrinsic
-def _float_bits(typingctx: Any, value: Any) -> Any:
-    return types.int32(types.float32), lambda ctx, b, sig, args: b.bitcast(args[0], ir.IntType(32))
-
-
-@intrinsic
-def _bits_float(typingctx: Any, bits: Any) -> Any:
-    return types.float32(types.int32), lambda ctx, b, sig, args: b.bitcast(args[0], ir.FloatType())
-
-
 @njit(nogil=True)
 def multiply(a: Any, a_row: Any, a_pair: Any, rows: Any, pairs: Any, b: Any, b_pair: Any, c: Any, width: Any,
              add: Any) -> None:  # fmt: skip
@@ -87,18 +76,18 @@ def multiply(a: Any, a_row: Any, a_pair: Any, rows: Any, pairs: Any, b: Any, b_p
 
 
 @njit(inline="always")
-def gather(source: Any, start: Any, step: Any, out: Any, length: Any) -> None:
-    """out[t, d] = source[start + t * step + d] of one head, zeros from `length` on; out (P, D)."""
+def gather(source: Any, start: Any, step: Any, out: Any, length: Any, width: Any) -> None:
+    """out[t, d] = source[start + t * step + d] of one head, zeros from `length` on; out (P, at least D)."""
     for t in range(out.shape[0]):
         row = out[t]
         if t < length:
             place = start + t * step
-            part = source[place : place + row.shape[0]]
-            for d in range(row.shape[0]):
+            part = source[place : place + width]
+            for d in range(width):
                 row[d] = part[d]
         else:
-            for d in range(row.shape[0]):
-                row[d] = u16(0)
+            for d in range(width):
+                row[d] = 0
 
 
 @njit(inline="always")
@@ -135,26 +124,15 @@ def widest(lows: Any) -> Any:
 
 
 @njit(inline="always")
-def highest(row: Any, count: Any) -> Any:
-    """The maximum of row[:count]; of floats' bits as whole numbers, which makes vectors."""
-    top = LOWEST
-    for j in range(count):
-        bits = _float_bits(row[j])
-        top = max(top, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    return _bits_float(top ^ ((top >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-
-
-@njit(inline="always")
 def softmax_row(scores: Any, weights: Any, low: Any, end: Any, scale: Any) -> Any:
     """weights[low:end] = exp(scale (scores - their maximum)), zeros around; (sum, log of the true sum)."""
     seen, made = scores[low:end], weights[low:end]
     top, total = highest(seen, end - low), f32(0.0)
     for j in range(end - low):
         weight = exp((seen[j] - top) * scale)
-        made[j] = narrow(weight)
+        made[j] = fit(weight, made)
         total += weight
-    weights[:low] = u16(0)
-    weights[end:] = u16(0)
+    weights[:low], weights[end:] = 0, 0
     return total, top * scale + f32(math.log(total))
 
 
@@ -174,11 +152,11 @@ def forward(
         k_words, v_pairs = np.empty((width // 2, padded), u32), np.empty((padded // 2, width), u32)
         scores, weights = np.empty((ROWS, span), f32), np.empty((ROWS, span), u16)
         result, totals = np.empty((ROWS, width), f32), np.empty(ROWS, f32)
-        gather(k, start, steps[1], rows, length)
+        gather(k, start, steps[1], rows, length, width)
         words(rows, k_words)
-        gather(v, start, steps[1], rows, length)
+        gather(v, start, steps[1], rows, length, width)
         pairs(rows, v_pairs)
-        gather(q, start, steps[1], q_rows, length)
+        gather(q, start, steps[1], q_rows, length, width)
         for first in range(0, length, ROWS):
             begin = lowest(low, first)
             seen = first + ROWS - begin
@@ -201,7 +179,7 @@ def forward(
 def backward_rows(scores: Any, grads: Any, slopes: Any, low: Any, end: Any, scale: Any, norm: Any) -> None:
     """One query's scores -> probabilities, grads (by these) -> gradient by the scores, both in place.
 
-    slopes is the latter rounded. What lies outside of low:end becomes zero.
+    slopes is the latter as it is multiplied further, or the same memory. What lies outside of low:end becomes zero.
     """
     row, grad, slope, dot = scores[low:end], grads[low:end], slopes[low:end], f32(0.0)
     for j in range(end - low):
@@ -211,9 +189,9 @@ def backward_rows(scores: Any, grads: Any, slopes: Any, low: Any, end: Any, scal
     for j in range(end - low):
         value = row[j] * (grad[j] - dot) * scale
         grad[j] = value
-        slope[j] = narrow(value)
-    scores[:low], grads[:low], slopes[:low] = f32(0.0), f32(0.0), u16(0)
-    scores[end:], grads[end:], slopes[end:] = f32(0.0), f32(0.0), u16(0)
+        slope[j] = fit(value, slope)
+    scores[:low], grads[:low], slopes[:low] = 0, 0, 0
+    scores[end:], grads[end:], slopes[end:] = 0, 0, 0
 
 
 @njit(inline="always")
@@ -230,8 +208,8 @@ def scatter(values: Any, out: Any, first: Any, count: Any) -> None:
     """out[first + i] = values[i] rounded; out (T, D) of one head."""
     for i in range(count):
         row, place = values[i], out[first + i]
-        for d in range(row.shape[0]):
-            place[d] = narrow(row[d])
+        for d in range(place.shape[0]):
+            place[d] = fit(row[d], place)
 
 
 def backward(
@@ -254,14 +232,14 @@ def backward(
         scores, grads = np.empty((ROWS, span), f32), np.empty((ROWS, span), f32)
         slopes, d_q = np.empty((ROWS, span), u16), np.empty((ROWS, width), f32)
         two_rows = np.empty((ROWS // 2, span), u32)
-        gather(k, start, steps[1], rows, length)
+        gather(k, start, steps[1], rows, length, width)
         words(rows, k_words)
         pairs(rows, k_pairs)
-        gather(v, start, steps[1], rows, length)
+        gather(v, start, steps[1], rows, length, width)
         words(rows, v_words)
-        gather(q, start, steps[1], q_rows, length)
+        gather(q, start, steps[1], q_rows, length, width)
         pairs(q_rows, q_pairs)
-        gather(grad, grad_start, grad_steps[1], g_rows, length)
+        gather(grad, grad_start, grad_steps[1], g_rows, length, width)
         pairs(g_rows, g_pairs)
         for first in range(0, length, ROWS):
             begin, half = lowest(low, first), first // 2
@@ -290,6 +268,6 @@ def backward(
 
 with (
     _cache_folder() as writable
-):  # the folder's name holds a hash of vectors.py and bf16.py too, which these are made of
+):  # the folder's name holds a hash of vectors.py and rowwise.py too, which these are made of
     forward = numba.njit(**{**OPTIONS, "cache": writable})(forward)
     backward = numba.njit(**{**OPTIONS, "cache": writable})(backward)

@@ -1,6 +1,6 @@
-"""Training's operations on a processor in bfloat16, as autograd Functions over the kernels of bf16.py.
+"""Training's operations on a processor, as autograd Functions over numba's kernels, in bfloat16 and float32.
 
-Each computes what its plain counterpart in ops.py computes, to bfloat16's precision; tests hold them to it.
+Each computes what its plain counterpart in ops.py computes, to the number format's precision; tests hold them to it.
 
     B rows  T tokens  C n_embd  H heads  D head_dim  V vocabulary
 """
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt2.kernels import bf16, flash, matmul
+from gpt2.kernels import flash, flash_float, matmul, rowwise, vectors
 from gpt2.kernels.blocks import HEAD_ROWS
 from gpt2.kernels.buffers import bits, matrix, rows_of, workspaces
-from gpt2.kernels.vectors import HAS_BF16
+from gpt2.kernels.vectors import HAS_BF16, LANES
 
 
 class Linear(torch.autograd.Function):
@@ -36,7 +36,7 @@ class Linear(torch.autograd.Function):
         grad, d_weight = rows_of(grad), None
         if x is not None:
             rows = rows_of(x)
-            (spare,) = workspaces(matmul.spare_shape(grad, rows))
+            (spare,) = workspaces(grad.dtype, matmul.spare_shape(grad, rows))
             d_weight = matmul.weight_gradient(grad, rows, spare)
         d_bias = grad.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
         return matmul.backwards(grad, weight).view(ctx.shape), d_weight, d_bias
@@ -49,7 +49,7 @@ class Gelu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         out = torch.empty_like(x)
-        bf16.gelu(matrix(x), matrix(out))
+        rowwise.gelu(matrix(x), matrix(out))
         ctx.save_for_backward(x)
         return out
 
@@ -58,7 +58,7 @@ class Gelu(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         out = torch.empty_like(x)
-        bf16.gelu_backward(matrix(x), matrix(grad.contiguous()), matrix(out))
+        rowwise.gelu_backward(matrix(x), matrix(grad.contiguous()), matrix(out))
         return out
 
 
@@ -69,7 +69,7 @@ class CausalAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         ctx.scale = np.float32(q.size(-1) ** -0.5)
         probabilities = torch.bmm(q, k.mT)  # (B H, T, T)
-        bf16.causal_softmax(bits(probabilities), ctx.scale)
+        rowwise.causal_softmax(bits(probabilities), ctx.scale)
         ctx.save_for_backward(q, k, v, probabilities)
         return torch.bmm(probabilities, v)
 
@@ -78,12 +78,12 @@ class CausalAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         q, k, v, probabilities = ctx.saved_tensors
         scores = torch.bmm(grad, v.mT)
-        bf16.causal_softmax_backward(bits(probabilities), bits(scores), ctx.scale)
+        rowwise.causal_softmax_backward(bits(probabilities), bits(scores), ctx.scale)
         return torch.bmm(scores, k), torch.bmm(scores.mT, q), torch.bmm(probabilities.mT, grad)
 
 
 class FlashAttention(torch.autograd.Function):
-    """q, k, v (B, H, T, D) -> (B, H, T, D), by flash.py: nothing of T x T is kept, and no head is copied out.
+    """q, k, v (B, H, T, D) -> (B, H, T, D), by flash.py or flash_float.py: nothing of T x T is kept, and no head is copied out.
 
     lows (1 or B, T), int32: the first token that each one sees.
     """
@@ -95,7 +95,8 @@ class FlashAttention(torch.autograd.Function):
         b, h, t, d = q.shape
         out, norms = q.new_empty(b, t, h, d), torch.empty(b, h, t)
         ctx.scale, ctx.lows = np.float32(d**-0.5), lows
-        flash.forward(flat(q), flat(k), flat(v), steps(q), h, t, lows, bits(out), norms.numpy(), ctx.scale)
+        tiles = flash_float if q.dtype == torch.float32 else flash
+        tiles.forward(flat(q), flat(k), flat(v), steps(q), h, t, lows, bits(out), norms.numpy(), ctx.scale)
         ctx.save_for_backward(q, k, v, norms)
         return out.transpose(1, 2)
 
@@ -107,7 +108,8 @@ class FlashAttention(torch.autograd.Function):
         grad = grad if lies_by_heads(grad) else by_heads(grad)
         out = q.new_empty(b, t, 3, h, d)
         inputs = (flat(q), flat(k), flat(v), steps(q), h, t, ctx.lows, flat(grad), steps(grad))
-        flash.backward(*inputs, norms.numpy(), ctx.scale, bits(out))
+        tiles = flash_float if q.dtype == torch.float32 else flash
+        tiles.backward(*inputs, norms.numpy(), ctx.scale, bits(out))
         return *out.permute(2, 0, 3, 1, 4), None
 
 
@@ -122,7 +124,7 @@ def by_heads(part: Tensor) -> Tensor:
 
 
 def flat(part: Tensor) -> Any:
-    """The memory from the first number to the last, as uint16 (numpy)."""
+    """The memory from the first number to the last, as numpy has it."""
     extent = 1 + sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
     return bits(part.as_strided((extent,), (1,)))
 
@@ -135,7 +137,7 @@ def steps(part: Tensor) -> tuple[int, int]:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q, k, v (B, H, T, D) -> (B, H, T, D), by the Function that suits; T at most STORED_ATTENTION unless `flashes`."""
     b, h, t, d = q.shape
-    if flashes(d):
+    if flashes(q):
         return flash_attention(q, k, v, np.zeros((1, t), np.int32))
     folded = (part.reshape(b * h, t, d) for part in (q, k, v))
     out: Tensor = CausalAttention.apply(*folded)  # type: ignore[no-untyped-call]
@@ -148,9 +150,11 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, lows: Any) -> Tensor:
     return out
 
 
-def flashes(head_dim: int) -> bool:
-    """Whether flash.py's tiles fit the heads, and the processor has its instruction."""
-    return HAS_BF16 and head_dim % flash.COLUMNS == 0
+def flashes(q: Tensor) -> bool:
+    """Whether there are tiles for heads (..., D) of this width and number format, and the processor's instructions."""
+    if q.dtype == torch.float32:
+        return vectors.by_floats() and q.size(-1) % LANES == 0
+    return HAS_BF16 and q.size(-1) % flash.COLUMNS == 0
 
 
 class HeadLoss(torch.autograd.Function):
@@ -171,9 +175,9 @@ class HeadLoss(torch.autograd.Function):
         for first in range(0, hidden.size(0), HEAD_ROWS):
             part = slice(first, first + HEAD_ROWS)
             rows = hidden[part]
-            logits, spare = workspaces((len(rows), len(head)), matmul.spare_shape(rows, rows))
+            logits, spare = workspaces(rows.dtype, (len(rows), len(head)), matmul.spare_shape(rows, rows))
             matmul.forwards(rows, head, bias, out=logits)  # (rows, V)
-            bf16.cross_entropy(bits(logits), vocabulary, targets[part].numpy(), losses[part].numpy(), ignore_index)
+            rowwise.cross_entropy(bits(logits), vocabulary, targets[part].numpy(), losses[part].numpy(), ignore_index)
             matmul.backwards(logits, head, out=d_hidden[part])
             if d_head is not None:
                 matmul.weight_gradient(logits, rows, spare, out=d_head, add=first > 0)
@@ -212,7 +216,7 @@ class Embedding(torch.autograd.Function):
         order = np.argsort(flat, kind="stable")
         starts = np.flatnonzero(np.diff(flat[order], prepend=-1, append=-1))
         read, rows = torch.from_numpy(flat[order[starts[:-1]]]), grad.new_empty(len(starts) - 1, ctx.shape[1])
-        bf16.sum_rows(order, starts, matrix(grad.contiguous()), bits(rows))
+        rowwise.sum_rows(order, starts, matrix(grad.contiguous()), bits(rows))
         if ctx.later is None:
             return rows.new_zeros(ctx.shape).index_copy_(0, read, rows), None, None
         ctx.later.append((read, rows))

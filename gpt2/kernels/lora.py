@@ -1,4 +1,4 @@
-"""A block's matrices with LoRA beside them, in training on a processor in bfloat16: as fused.py and parts.py.
+"""A block's matrices with LoRA beside them, in training on a processor: as fused.py and parts.py.
 
 Nothing but lora_A and lora_B gets a gradient; what is kept for backward is what the plain model keeps, and r numbers a
 token for each matrix. Frozen matrices may lie in a short form (frozen.py).
@@ -14,25 +14,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt2.kernels import again, bf16, matmul
+from gpt2.kernels import again, matmul, rowwise
 from gpt2.kernels.buffers import bits, rows_of, workspaces
 from gpt2.kernels.frozen import FrozenLayer, dense
 from gpt2.kernels.parts import Norm, joined, normed, normed_backward
 
-HALF = torch.bfloat16
-
 
 class Layer:
-    """One layer during a pass: its low rank in bfloat16, its products."""
+    """One layer during a pass: its low rank in the pass's number format, its products."""
 
-    def __init__(self, layer: FrozenLayer) -> None:
+    def __init__(self, layer: FrozenLayer, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.weight, self.bias, _ = layer
         self.scale = layer.low.scale if layer.low else 0.0
-        self.A, self.B = (None if part is None else part.detach().to(HALF) for part in layer.factors)
+        self.A, self.B = (None if part is None else part.detach().to(dtype) for part in layer.factors)
 
     def forwards(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """x (N, C) -> the layer's output (N, F), and x A' (N, r), which `gradients` wants to see again."""
-        out = matmul.forwards(x, dense(self.weight, HALF), self.bias)
+        out = matmul.forwards(x, dense(self.weight, self.dtype), self.bias)
         if self.A is None or self.B is None:
             return out, None
         narrow = x @ self.A.T
@@ -44,7 +43,7 @@ class Layer:
 
     def backwards(self, grad: Tensor, d_narrow: Tensor | None, out: Tensor | None = None) -> Tensor:
         """The gradient of x (N, C) from the output's (N, F)."""
-        d_x = matmul.backwards(grad, dense(self.weight, HALF), out)
+        d_x = matmul.backwards(grad, dense(self.weight, self.dtype), out)
         return d_x if self.A is None or d_narrow is None else d_x.addmm_(d_narrow, self.A)
 
     def gradients(
@@ -61,7 +60,7 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLayer, A: Tensor, B: Tensor) -> Tensor:
-        ctx.layer = Layer(layer)
+        ctx.layer = Layer(layer, x.dtype)
         out, narrow = ctx.layer.forwards(rows_of(x))
         ctx.save_for_backward(x, narrow)
         return out.view(*x.shape[:-1], -1)
@@ -83,8 +82,8 @@ class NormLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, norm: Norm, layer: FrozenLayer, pieces: int, A: Tensor, B: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.norm, ctx.layer = norm, Layer(layer)
-        (unit,) = workspaces(rows_of(x).shape)
+        ctx.norm, ctx.layer = norm, Layer(layer, x.dtype)
+        (unit,) = workspaces(x.dtype, rows_of(x).shape)
         normed(x, norm, unit)
         out, narrow = ctx.layer.forwards(unit)
         ctx.save_for_backward(x, narrow)
@@ -95,7 +94,7 @@ class NormLinear(torch.autograd.Function):
     def backward(ctx: Any, *pieces: Tensor) -> tuple[Tensor | None, ...]:
         x, narrow = ctx.saved_tensors
         layer, grad, d_x = ctx.layer, rows_of(joined(pieces)), None
-        d_unit, unit = workspaces(rows_of(x).shape, rows_of(x).shape)
+        d_unit, unit = workspaces(x.dtype, rows_of(x).shape, rows_of(x).shape)
         d_narrow = layer.narrowed(grad)
         if ctx.needs_input_grad[0]:
             layer.backwards(grad, d_narrow, out=d_unit)
@@ -113,11 +112,11 @@ class NormMlp(torch.autograd.Function):
         ctx: Any, x: Tensor, norm: Norm, up: FrozenLayer, down: FrozenLayer, up_A: Tensor | None, up_B: Tensor | None,
         down_A: Tensor | None, down_B: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        ctx.norm, ctx.up, ctx.down = norm, Layer(up), Layer(down)
-        unit, high = workspaces(rows_of(x).shape, (rows_of(x).size(0), up.weight.shape[0]))
+        ctx.norm, ctx.up, ctx.down = norm, Layer(up, x.dtype), Layer(down, x.dtype)
+        unit, high = workspaces(x.dtype, rows_of(x).shape, (rows_of(x).size(0), up.weight.shape[0]))
         normed(x, norm, unit)
         inner, up_narrow = ctx.up.forwards(unit)
-        bf16.gelu(bits(inner), bits(high))
+        rowwise.gelu(bits(inner), bits(high))
         out, down_narrow = ctx.down.forwards(high)
         ctx.save_for_backward(x, inner, up_narrow, down_narrow)
         return out.view(x.shape)
@@ -127,7 +126,7 @@ class NormMlp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, up_narrow, down_narrow = ctx.saved_tensors
         grad, narrow = rows_of(grad), rows_of(x).shape
-        d_inner, high, d_unit, unit = workspaces(inner.shape, inner.shape, narrow, narrow)
+        d_inner, high, d_unit, unit = workspaces(x.dtype, inner.shape, inner.shape, narrow, narrow)
         d_down = ctx.down.narrowed(grad)
         ctx.down.backwards(grad, d_down, out=d_inner)
         again.gelu_backward_again(bits(inner), bits(d_inner), bits(high))

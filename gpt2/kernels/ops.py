@@ -1,6 +1,6 @@
 """The operations that have a fused form, each the plain one unless the fused one computes the same here.
 
-Fused: training on a processor in bfloat16. numba compiles the kernels on first use and keeps them on disk.
+Fused: training on a processor in bfloat16, and in float32 where AVX2 is all that it has. numba compiles the kernels on first use and keeps them on disk.
 """
 
 from __future__ import annotations
@@ -125,9 +125,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, pattern: P
     if dropout == 0.0 and fusible(q):
         from gpt2.kernels import fused
 
-        if fused.flashes(q.size(3)):
+        if fused.flashes(q):
             return fused.flash_attention(q, k, v, pattern.lows(length))
-        if causal and length <= STORED_ATTENTION:
+        if causal and length <= STORED_ATTENTION and q.dtype == torch.bfloat16:
             return fused.causal_attention(q, k, v)
     if causal:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -207,13 +207,26 @@ def join_gradients(weight: Tensor) -> None:
 
 
 def fusible(x: Tensor) -> bool:
-    """Whether x is part of a training pass in bfloat16 on the processor, and numba is here.
+    """Whether x is part of a training pass on the processor, in a number format that has kernels.
 
     Not in code that torch.compile reads: it makes kernels of the plain operations.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not torch.is_grad_enabled():
         return False
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled() and have_kernels()
+    return have_kernels_for(x.dtype)
+
+
+def have_kernels_for(dtype: torch.dtype) -> bool:
+    """Whether training in it has kernels on this processor, and numba is here."""
+    if dtype == torch.bfloat16:
+        return have_kernels()
+    return dtype == torch.float32 and have_kernels() and _by_floats()
+
+
+def _by_floats() -> bool:
+    from gpt2.kernels import vectors
+
+    return vectors.by_floats()
 
 
 @functools.cache
@@ -222,7 +235,7 @@ def have_kernels() -> bool:
     try:
         import numba
 
-        from gpt2.kernels import bf16  # noqa: F401
+        from gpt2.kernels import rowwise  # noqa: F401
     except Exception as error:  # a numba that does not fit numpy fails in many ways
         say(f"numba cannot be used ({type(error).__name__}: {error}); training goes on without its kernels")
         return False

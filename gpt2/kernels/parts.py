@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt2.kernels import again, bf16, matmul
+from gpt2.kernels import again, matmul, rowwise
 from gpt2.kernels.buffers import bits, rows_of, workspaces
 
 Norm = tuple[Tensor, Tensor | None, float]  # gain (C), shift (C), epsilon
@@ -32,7 +32,7 @@ class NormLinear(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         ctx.save_for_backward(x, gain, shift, weight)
         ctx.eps, ctx.has_bias = eps, bias is not None
-        (unit,) = workspaces(rows_of(x).shape)
+        (unit,) = workspaces(x.dtype, rows_of(x).shape)
         normed(x, (gain, shift, eps), unit)
         return matmul.forwards(unit, weight, bias).view(*x.shape[:-1], -1).chunk(pieces, dim=-1)
 
@@ -42,7 +42,7 @@ class NormLinear(torch.autograd.Function):
         x, gain, shift, weight = ctx.saved_tensors
         grad = rows_of(joined(pieces))
         narrow = rows_of(x).shape
-        d_unit, unit, spare = workspaces(narrow, narrow, matmul.spare_shape(grad, rows_of(x)))
+        d_unit, unit, spare = workspaces(x.dtype, narrow, narrow, matmul.spare_shape(grad, rows_of(x)))
         matmul.backwards(grad, weight, out=d_unit)
         d_x, *d_norm = normed_backward(x, d_unit, (gain, shift, ctx.eps), unit)
         d_weight = matmul.weight_gradient(grad, unit, spare) if ctx.needs_input_grad[4] else None
@@ -58,10 +58,10 @@ class NormMlp(torch.autograd.Function):
         ctx: Any, x: Tensor, gain: Tensor, shift: Tensor | None, eps: float, up: Tensor, up_bias: Tensor | None,
         down: Tensor, down_bias: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        unit, high = workspaces(rows_of(x).shape, (rows_of(x).size(0), up.size(0)))
+        unit, high = workspaces(x.dtype, rows_of(x).shape, (rows_of(x).size(0), up.size(0)))
         normed(x, (gain, shift, eps), unit)
         inner = matmul.forwards(unit, up, up_bias)
-        bf16.gelu(bits(inner), bits(high))
+        rowwise.gelu(bits(inner), bits(high))
         ctx.save_for_backward(x, gain, shift, up, down, inner)
         ctx.eps, ctx.biases = eps, (up_bias is not None, down_bias is not None)
         return matmul.forwards(high, down, down_bias).view(x.shape)
@@ -72,7 +72,7 @@ class NormMlp(torch.autograd.Function):
         x, gain, shift, up, down, inner = ctx.saved_tensors
         grad, narrow = rows_of(grad), rows_of(x).shape
         d_inner, high, d_unit, unit, spare = workspaces(
-            inner.shape, inner.shape, narrow, narrow, matmul.spare_shape(grad, inner)
+            x.dtype, inner.shape, inner.shape, narrow, narrow, matmul.spare_shape(grad, inner)
         )
         matmul.backwards(grad, down, out=d_inner)
         again.gelu_backward_again(bits(inner), bits(d_inner), bits(high))

@@ -1,4 +1,4 @@
-"""Passes over whole tensors that a training step ends with, on the kernels of bf16.py. bfloat16 unless said so."""
+"""Passes over whole tensors that a training step ends with, on the kernels of rowwise.py. bfloat16 unless said so."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gpt2.kernels import bf16
+from gpt2.kernels import rowwise
 from gpt2.kernels.buffers import bits
 
 
 def square_sum(values: Tensor) -> float:
     """The sum of squares of a contiguous tensor, the same bits whatever the number of threads."""
     flat = bits(values).reshape(-1)
-    sums = np.empty(-(-flat.size // bf16.SLICE), np.float32)
-    bf16.square_sums(flat, sums)
+    sums = np.empty(-(-flat.size // rowwise.SLICE), np.float32)
+    rowwise.square_sums(flat, sums)
     return float(sums.sum(dtype=np.float64))
 
 
@@ -30,7 +30,7 @@ def adamw(
     """
     beta1, beta2 = group["betas"]
     averages = (state[name].view(-1).numpy() for name in ("exp_avg", "exp_avg_sq"))
-    bf16.adamw(
+    rowwise.adamw(
         weights.detach().view(-1).numpy(), bits(short).reshape(-1), bits(gradient.contiguous()).reshape(-1), *averages,
         group["lr"], group["lr"] * group["weight_decay"], (beta1, beta2), group["eps"],
         (1.0 - beta1**step, 1.0 - beta2**step), factor,

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from gpt2.kernels.bf16 import OPTIONS, narrow, widen
+from gpt2.kernels.rowwise import OPTIONS, narrow, widen
 from gpt2.kernels.cache import _cache_folder
 from gpt2.kernels.tiles import COLUMNS, TALL, fetch, put_square, tile, turn, turn_halves
 from gpt2.kernels.vectors import LANES
@@ -146,6 +146,6 @@ def product(a: Any, b: Any, by_words: Any, bias: Any, add: Any, out: Any, turned
                         put_turned(block, rows, add, out, first, column)
 
 
-with _cache_folder() as writable:  # made of vectors.py and bf16.py too, whose hash that folder's name holds
+with _cache_folder() as writable:  # made of vectors.py and rowwise.py too, whose hash that folder's name holds
     product = numba.njit(**{**OPTIONS, "cache": writable})(product)
     transpose = numba.njit(**{**OPTIONS, "cache": writable})(transpose)

@@ -25,7 +25,7 @@ def ordered(bits: Any) -> Any:
 
 @kernel
 def exp(x: Any) -> Any:
-    """exp of x <= 0 as gpt2.kernels.bf16 has it; 0 below -87, NaN stays NaN."""
+    """exp of x <= 0 as gpt2.kernels.rowwise has it; 0 below -87, NaN stays NaN."""
     z = x * f32(1.4426950408889634)
     n = np.floor(z + f32(0.5))
     r = z - n

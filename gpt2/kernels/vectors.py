@@ -59,6 +59,7 @@ HALVES32 = ir.VectorType(BFloat(), 32)
 HAS_BF16 = all(host_features().get(name, False) for name in ("avx512f", "avx512bf16"))
 HAS_VNNI = all(host_features().get(name, False) for name in ("avx512f", "avx512bw", "avx512vnni"))
 HAS_AVX2 = host_features().get("avx2", False)
+HAS_AVX512 = host_features().get("avx512f", False)
 BYTES32, SHORTS16, INTS8 = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)  # AVX2's registers
 
 
@@ -342,6 +343,11 @@ def tile_bytes(typingctx: Any, m: Any, kind: Any, w: Any, scales: Any, per: Any,
 def by_avx2() -> bool:
     """Whether bytes are multiplied by AVX2's own products, for want of VNNI's."""
     return HAS_AVX2 and not HAS_VNNI
+
+
+def by_floats() -> bool:
+    """Whether float32 is trained in by kernels of our own: made for AVX2, where there is nothing faster."""
+    return HAS_AVX2 and not HAS_AVX512
 
 
 def _start(emit: Emitter, x_sums: Any, corner: Any, m: int, offset: int) -> Any:

@@ -1,8 +1,8 @@
-"""One process on a processor in bfloat16: the gradient goes from where it was made into the weights in one pass.
+"""One process on a processor, by its kernels: in bfloat16 the gradient goes straight into the weights, in one pass.
 
 A step of a single micro-batch needs no float32 gradient: AdamW reads the bfloat16 one, moves the masters and writes the
 short weights. Several micro-batches are summed in float32, as ever. The numbers are those of Weights and Optimizer to
-float32's precision.
+float32's precision. In float32, where weights and masters are one, the blocks' kernels are all that differs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gpt2.train.weights import Weights
 def make_weights(master: GPT, dtype: torch.dtype) -> Weights:
     """Weights of one process, by the fused passes where they fit."""
     on_processor = next(master.parameters()).device.type == "cpu"
-    fits = dtype == torch.bfloat16 and on_processor and ops.have_kernels()
+    fits = on_processor and ops.have_kernels_for(dtype)
     return FusedWeights(master, dtype) if fits else Weights(master, dtype)
 
 
@@ -51,14 +51,14 @@ class FusedWeights(Weights):
     def clear_gradients(self) -> None:
         """Forget them: what is not there is neither zeroed nor read."""
         self.factor = 1.0  # what clipping makes of the gradients
-        self.summed = False  # whether they are float32 sums
+        self.summed = self.shared  # whether they are float32 sums
         for parameter, short in zip(self.parameters, self.short, strict=True):
             parameter.grad = short.grad = None
 
     def backward(self, loss: Tensor, last: bool = True) -> None:
         """Add the gradient of one micro-batch's loss to those before it."""
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.summed or not last:
+        if not self.shared and (self.summed or not last):
             self.sum_gradients()
 
     def sum_gradients(self) -> None:
@@ -84,6 +84,8 @@ class FusedWeights(Weights):
     @torch.no_grad()
     def publish(self) -> None:
         """Round into the worker what the optimizer has not rounded itself."""
+        if self.shared:
+            return
         for parameter, short in zip(self.parameters, self.short, strict=True):
             if id(parameter) not in self.published:
                 short.copy_(parameter)

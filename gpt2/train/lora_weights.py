@@ -41,7 +41,7 @@ class LoRAWeights(ReplicatedWeights):
         self.master = self.worker = module
         self.dtype, self.shared, self.ranks = dtype, True, ranks
         on_processor = next(module.parameters()).device.type == "cpu"
-        self.fused = dtype == torch.bfloat16 and on_processor and ops.have_kernels()
+        self.fused = on_processor and ops.have_kernels_for(dtype)
         if self.fused:
             keep_freed_memory()
             fuse_blocks(module)

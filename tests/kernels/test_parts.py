@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernels.test_fused import agree
+from kernels.test_fused import agree, floats  # noqa: F401
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2.kernels import banded, flex, fused, ops
+from gpt2.kernels import banded, flex, fused, ops, vectors
 from gpt2.kernels.patterns import Pattern, fold, masked_attention, unfold, visible
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -57,6 +57,14 @@ def test_a_mask_is_what_the_words_say(length: int, window: int, stride: int) -> 
         assert seen[i].tolist() == wanted
 
 
+@pytest.fixture(params=[True, False], ids=["by kernels", "without"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """float32 with the kernels that processors of AVX2 have, and without, on any processor."""
+    monkeypatch.setattr(vectors, "by_floats", lambda: request.param)
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("packed", [False, True], ids=["one text a row", "several"])
 @pytest.mark.parametrize(("length", "window", "stride"), SHAPES)
 def test_float32_equals_the_mask_to_1e_5(length: int, window: int, stride: int, packed: bool) -> None:
@@ -91,6 +99,7 @@ def test_bfloat16_equals_the_mask_in_float32(length: int, window: int, stride: i
         assert (ours.float() - theirs).norm() <= ROUNDING * theirs.norm() + 1e-3
 
 
+@pytest.mark.usefixtures("kernels")
 def test_a_models_way_of_laying_out_heads_makes_no_difference() -> None:
     q, k, v, seed = inputs(150)
     merged = torch.cat([part.transpose(1, 2).flatten(2) for part in (q, k, v)], -1)  # (B, T, 3 A), as c_attn leaves it
@@ -108,6 +117,7 @@ def test_a_models_way_of_laying_out_heads_makes_no_difference() -> None:
         torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
+@pytest.mark.usefixtures("kernels")
 def test_no_path_makes_scores_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the whole square of scores")
@@ -119,6 +129,7 @@ def test_no_path_makes_scores_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> N
             ops.causal_attention(*(part.to(dtype) for part in inputs(100)[:3]), 0.0, Pattern(16))
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_band_does_not_notice_what_is_outside_of_it(dtype: torch.dtype) -> None:
     q, k, v, _ = (part.to(dtype).requires_grad_() for part in inputs(300, width=64))
@@ -181,9 +192,21 @@ def test_a_gpu_equals_the_mask(length: int, window: int, stride: int, packed: bo
 
 
 def test_the_kernels_of_bfloat16_are_taken_here_where_the_processor_has_them() -> None:
-    if not fused.flashes(64):
-        pytest.skip("this processor multiplies no bfloat16")
     q, k, v, _ = (part.bfloat16().requires_grad_() for part in inputs(200, width=64))
+    if not fused.flashes(q):
+        pytest.skip("this processor multiplies no bfloat16")
+    check_that_it_flashes(q, k, v)
+
+
+def test_the_kernels_of_float32_are_taken_where_they_are_the_fastest(kernels: bool) -> None:
+    q, k, v, _ = (part.requires_grad_() for part in inputs(200, width=48))
+    if kernels:
+        check_that_it_flashes(q, k, v)
+    else:
+        assert "Flash" not in type(ops.causal_attention(q, k, v, 0.0, Pattern(70)).grad_fn).__name__
+
+
+def check_that_it_flashes(q: Tensor, k: Tensor, v: Tensor) -> None:
     for pattern in (Pattern(70), Pattern(70, 1, texts(200)), Pattern(0, 1, texts(200))):
         out = ops.causal_attention(q, k, v, 0.0, pattern)
         assert type(out.grad_fn).__name__ == "FlashAttentionBackward"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gpt2.kernels import vectors
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
@@ -59,6 +60,28 @@ def test_three_steps_as_the_plain_ones(optimizer: str, parts: int, most: float) 
     assert distance(found.parameters, wanted.parameters) < 5e-3 * moved
     for master, short in zip(found.parameters, found.short, strict=True):
         assert torch.equal(master.bfloat16(), short)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("parts", "most"), [(1, 0.5), (2, 0.5)])
+def test_three_steps_in_float32_as_the_plain_ones(
+    optimizer: str, parts: int, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OptimConfig(optimizer=optimizer)  # type: ignore[arg-type]
+
+    def make(model: GPT) -> tuple[Weights, Optimizer]:
+        weights = make_weights(model, torch.float32)
+        return weights, make_optimizer(weights, config, torch.float32)
+
+    trained = {}
+    for kernels in (True, False):
+        monkeypatch.setattr(vectors, "by_floats", lambda kernels=kernels: kernels)
+        trained[kernels] = train(make, parts, most)
+        assert trained[kernels][0].fused is kernels
+    (found, norms), (wanted, plain_norms) = trained[True], trained[False]
+    assert norms == pytest.approx(plain_norms, rel=1e-5)
+    moved = distance(wanted.parameters, list(GPT(CONFIG).parameters()))
+    assert distance(found.parameters, wanted.parameters) < 1e-3 * moved
 
 
 def distance(left: list[torch.nn.Parameter], right: list[torch.nn.Parameter]) -> float:

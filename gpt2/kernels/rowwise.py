@@ -1,7 +1,7 @@
-"""numba kernels on bfloat16 for training on a processor: what lies between the matrix products, in one pass each.
+"""numba kernels for training on a processor: what lies between the matrix products, in one pass each.
 
-The products are products.py's. numba has no bfloat16, so a kernel sees the same bytes as uint16 and computes in
-float32. One thread owns a row, so that the same bits come out run after run, whatever the threads do.
+For float32 and for bfloat16, which numba does not have: a kernel sees its bytes as uint16, and computes in float32
+either way. One thread owns a row, so that the same bits come out run after run, whatever the threads do.
 
     N rows (tokens, or heads of sequences)  T tokens  F width  V vocabulary
 """
@@ -17,6 +17,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 
 f32 = np.float32
+I16, I32, F32 = ir.IntType(16), ir.IntType(32), ir.FloatType()
 
 OPTIONS: dict[str, Any] = {
     "parallel": True,
@@ -43,16 +44,79 @@ def _as_bits(typingctx: Any, value: Any) -> Any:
 
 
 @njit(inline="always")
-def widen(half: Any) -> Any:
-    """bfloat16 bits -> float32, exact."""
-    return _as_float(np.uint32(np.uint32(half) << np.uint32(16)))
+def narrow(value: Any) -> Any:
+    """float32 -> bfloat16 bits, as `fit` has them."""
+    bits = _as_bits(f32(value))
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@intrinsic
+def widen(typingctx: Any, number: Any) -> Any:
+    """A stored number as float32, exact: float32 as it is, or bfloat16's bits."""
+    if number == types.float32:
+        return number(number), lambda context, builder, signature, args: args[0]
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(builder.shl(builder.zext(args[0], I32), I32(16)), F32)
+
+    return types.float32(types.uint16), code
+
+
+@intrinsic
+def fit(typingctx: Any, value: Any, row: Any) -> Any:
+    """A float32 as it is stored in `row`, an array: as it is, or as bfloat16's bits, ties to even.
+
+    NaNs of arithmetic are quiet ones and stay NaN.
+    """
+    if row.dtype == types.float32:
+        return types.float32(types.float32, row), lambda context, builder, signature, args: args[0]
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], I32)
+        tie = builder.and_(builder.lshr(bits, I32(16)), I32(1))
+        return builder.trunc(builder.lshr(builder.add(bits, builder.add(tie, I32(0x7FFF))), I32(16)), I16)
+
+    return types.uint16(types.float32, row), code
+
+
+@intrinsic
+def rank(typingctx: Any, number: Any) -> Any:
+    """A stored number's bits as a whole number, in the same order: whose maximum becomes vectors, as floats' does not."""
+    whole = types.int32 if number == types.float32 else types.int16
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _flipped(builder, builder.bitcast(args[0], I32) if number == types.float32 else args[0])
+
+    return whole(number), code
+
+
+@intrinsic
+def of_rank(typingctx: Any, whole: Any) -> Any:
+    """The float32 of a `rank`."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = _flipped(builder, args[0])
+        if whole == types.int16:
+            bits = builder.shl(builder.zext(bits, I32), I32(16))
+        return builder.bitcast(bits, F32)
+
+    return types.float32(whole), code
+
+
+def _flipped(builder: Any, bits: Any) -> Any:
+    """Below zero a float's size grows as its bits do: all but the sign turn round. Its own inverse."""
+    kind = bits.type
+    sign = builder.ashr(bits, kind(kind.width - 1))
+    return builder.xor(bits, builder.and_(sign, kind(2 ** (kind.width - 1) - 1)))
 
 
 @njit(inline="always")
-def narrow(value: Any) -> Any:
-    """float32 -> bfloat16 bits, to the nearest, ties to even. NaNs of arithmetic are quiet ones and stay NaN."""
-    bits = _as_bits(f32(value))
-    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+def highest(row: Any, count: Any) -> Any:
+    """The maximum of row[:count], count at least 1."""
+    top = rank(row[0])
+    for j in range(1, count):
+        top = max(top, rank(row[j]))
+    return of_rank(top)
 
 
 @njit(inline="always")
@@ -80,7 +144,7 @@ def gelu(x: Any, out: Any) -> None:
     for i in prange(x.shape[0]):
         for j in range(x.shape[1]):
             v = widen(x[i, j])
-            out[i, j] = narrow(v / (ONE + exp(-GELU_A * v * (ONE + GELU_B * v * v))))
+            out[i, j] = fit(v / (ONE + exp(-GELU_A * v * (ONE + GELU_B * v * v))), out)
 
 
 @njit(**OPTIONS)
@@ -91,7 +155,7 @@ def gelu_backward(x: Any, grad: Any, out: Any) -> None:
             v = widen(x[i, j])
             s = ONE / (ONE + exp(-GELU_A * v * (ONE + GELU_B * v * v)))
             slope = s + v * s * (ONE - s) * GELU_A * (ONE + f32(3.0) * GELU_B * v * v)
-            out[i, j] = narrow(widen(grad[i, j]) * slope)
+            out[i, j] = fit(widen(grad[i, j]) * slope, out)
 
 
 @njit(**OPTIONS)
@@ -112,8 +176,8 @@ def causal_softmax(scores: Any, scale: Any) -> None:
                 total += weight
             inverse = ONE / total
             for j in range(t + 1):
-                row[j] = narrow(weights[j] * inverse)
-            row[t + 1 :] = np.uint16(0)
+                row[j] = fit(weights[j] * inverse, row)
+            row[t + 1 :] = 0
 
 
 @njit(**OPTIONS)
@@ -127,18 +191,8 @@ def causal_softmax_backward(probabilities: Any, grad: Any, scale: Any) -> None:
             for j in range(t + 1):
                 dot += widen(p[j]) * widen(g[j])
             for j in range(t + 1):
-                g[j] = narrow(widen(p[j]) * (widen(g[j]) - dot) * scale)
-            g[t + 1 :] = np.uint16(0)
-
-
-@njit(inline="always")
-def highest(row: Any, count: Any) -> Any:
-    """The maximum of bfloat16 row[:count], by its bits as whole numbers in the same order: that makes vectors."""
-    top = np.int16(-32768)
-    for j in range(count):
-        bits = np.int16(row[j])
-        top = max(top, np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF))))
-    return widen(np.uint16(np.int16(top ^ ((top >> np.int16(15)) & np.int16(0x7FFF)))))
+                g[j] = fit(widen(p[j]) * (widen(g[j]) - dot) * scale, g)
+            g[t + 1 :] = 0
 
 
 @njit(**OPTIONS)
@@ -151,7 +205,7 @@ def cross_entropy(logits: Any, vocabulary: Any, targets: Any, losses: Any, ignor
         row, target = logits[i], targets[i]
         if target == ignore_index:
             losses[i] = f32(0.0)
-            row[:] = np.uint16(0)
+            row[:] = 0
             continue
         top = highest(row, vocabulary)
         total = f32(0.0)
@@ -161,9 +215,9 @@ def cross_entropy(logits: Any, vocabulary: Any, targets: Any, losses: Any, ignor
         losses[i] = f32(math.log(total)) + top - wanted
         inverse = ONE / total
         for j in range(vocabulary):
-            row[j] = narrow(exp(widen(row[j]) - top) * inverse)
-        row[target] = narrow(exp(wanted - top) * inverse - ONE)
-        row[vocabulary:] = np.uint16(0)
+            row[j] = fit(exp(widen(row[j]) - top) * inverse, row)
+        row[target] = fit(exp(wanted - top) * inverse - ONE, row)
+        row[vocabulary:] = 0
 
 
 @njit(**OPTIONS)
@@ -176,7 +230,7 @@ def sum_rows(order: Any, starts: Any, grad: Any, out: Any) -> None:
                 total[j] += widen(grad[place, j])
         row = out[u]
         for j in range(grad.shape[1]):
-            row[j] = narrow(total[j])
+            row[j] = fit(total[j], row)
 
 
 @njit(**OPTIONS)
@@ -216,4 +270,4 @@ def adamw(
         for i in range(w.shape[0]):
             w[i] = w[i] * keep - size * m[i] / (np.sqrt(s[i]) * root + eps)
         for i in range(w.shape[0]):
-            h[i] = narrow(w[i])
+            h[i] = fit(w[i], h)
