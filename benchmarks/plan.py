@@ -23,6 +23,7 @@ import numpy as np
 
 from gpt2.data.shards import Meta, SplitMeta
 from gpt2.model.memory import Pass, TrainingBytes, training_bytes
+from gpt2.runtime import pick_dtype
 from gpt2.train.config import TrainConfig, compose
 
 WITHIN = 0.10
@@ -70,7 +71,11 @@ CASES = [
     for dtype in ("bfloat16", "float32")
     for optimizer in ("adamw", "muon")
 ]
-CASES += [Case("12M", SMALL, 4, micro_steps=4), Case("124M", LARGE, 1, micro_steps=2)]
+CASES += [
+    Case(name, model, rows, dtype, micro_steps=steps)
+    for name, model, rows, steps in (("12M", SMALL, 4, 4), ("124M", LARGE, 1, 2))
+    for dtype in ("bfloat16", "float32")
+]
 
 
 def predicted(case: Case) -> TrainingBytes:
@@ -132,16 +137,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="cases whose name this is")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", help="else bfloat16 and float32; float32 alone where bfloat16 is only emulated")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         child(Case(**json.loads(args.child[0])), Path(args.child[1]))
         return
+    fast = pick_dtype("auto", args.device)
+    dtypes = [args.dtype] if args.dtype else ["bfloat16", "float32"] if fast == "bfloat16" else ["float32"]
     print("| model | micro-batch | dtype | optimizer | predicted MB | measured MB | off |")
     print("| --- " * 7 + "|")
     held = True
     for case in CASES:
-        if args.only in (None, case.name):
+        if args.only in (None, case.name) and case.dtype in dtypes:
             line, holds = row(replace(case, device=args.device))
             held &= holds
             print(line, flush=True)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from gpt2.kernels.rowwise import GELU_A, GELU_B, ONE, OPTIONS, exp, f32, fit, widen
 from gpt2.kernels.cache import _cache_folder
+from gpt2.kernels.rowwise import GELU_A, GELU_B, ONE, OPTIONS, exp, f32, fit, widen
 
 BLOCK = 64  # rows of one thread's turn, and of one partial sum over rows
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """As rowwise.py's kernels are, but kept under a name that holds a hash of rowwise.py too: this is made of its helpers."""
+    """As rowwise.py's kernels are, but kept under a name that holds that file's hash too: these use its helpers."""
     with _cache_folder() as writable:
         return njit(**{**OPTIONS, "cache": writable})(function)
 

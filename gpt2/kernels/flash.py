@@ -16,14 +16,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpt2.kernels.rowwise import OPTIONS, exp, fit, highest, narrow
 from gpt2.kernels.blocks import QUERIES
 from gpt2.kernels.cache import _cache_folder
+from gpt2.kernels.rowwise import OPTIONS, exp, fit, highest, narrow
 from gpt2.kernels.vectors import FLOATS, I32, I64, INTS, LANES, Emitter
 
 f32, u16, u32 = np.float32, np.uint16, np.uint32

@@ -1,8 +1,8 @@
 """flash.py's attention in float32: the same blocks of queries and keys, in tiles for AVX2.
 
 An operand needs no words of two numbers here: keys are turned once, so that a tile reads the numbers of sixteen keys
-side by side, and everything else is read where it lies. Rows have LANES numbers more than they need: a power of two from
-one to the next would put them all in a few places of the first cache.
+side by side, and everything else is read where it lies. Rows have LANES numbers more than they need: a power of two
+from one to the next would put them all in a few places of the first cache.
 
     H heads  T tokens  P tokens rounded up to ROWS  D head_dim  S keys that a block of queries sees, at most
 """

@@ -83,7 +83,7 @@ class CausalAttention(torch.autograd.Function):
 
 
 class FlashAttention(torch.autograd.Function):
-    """q, k, v (B, H, T, D) -> (B, H, T, D), by flash.py or flash_float.py: nothing of T x T is kept, and no head is copied out.
+    """q, k, v (B, H, T, D) -> (B, H, T, D), by flash.py or flash_float.py: no T x T is kept, no head copied out.
 
     lows (1 or B, T), int32: the first token that each one sees.
     """

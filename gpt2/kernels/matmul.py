@@ -41,7 +41,7 @@ def backwards(grad: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor
 
 
 def weight_gradient(grad: Tensor, x: Tensor, spare: Tensor, out: Tensor | None = None, add: bool = False) -> Tensor:
-    """grad (N, F)' @ x (N, C) -> (F, C), or added to out. In bfloat16 the narrower of the two is turned, into `spare`."""
+    """grad (N, F)' @ x (N, C) -> (F, C), or added to out. bfloat16: the narrower of the two is turned, into `spare`."""
     (n, f), c = grad.shape, x.size(1)
     out = grad.new_empty(f, c) if out is None else out
     if suits_floats(grad, f, c, n):
@@ -88,7 +88,7 @@ def multiply_floats(
     wide = torch.zeros(-(-columns // LANES) * LANES)
     if bias is not None:
         wide[:columns] = bias.detach()
-    blocks, threads = -(-rows // (products_float.STRIPS * products_float.TALL)), torch.get_num_threads()
+    blocks, threads = -(-rows // products_float.BLOCK), torch.get_num_threads()
     groups = 1 if blocks >= 8 * threads else min(threads, -(-columns // LANES))
     a, b = a.contiguous(), b.contiguous()
     room = products_float.room()

@@ -1,6 +1,7 @@
 """The operations that have a fused form, each the plain one unless the fused one computes the same here.
 
-Fused: training on a processor in bfloat16, and in float32 where AVX2 is all that it has. numba compiles the kernels on first use and keeps them on disk.
+Fused: training on a processor in bfloat16, and in float32 where AVX2 is all that it has. numba compiles the kernels on
+first use and keeps them on disk.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from gpt2.kernels.rowwise import OPTIONS, narrow, widen
 from gpt2.kernels.cache import _cache_folder
+from gpt2.kernels.rowwise import OPTIONS, narrow, widen
 from gpt2.kernels.tiles import COLUMNS, TALL, fetch, put_square, tile, turn, turn_halves
 from gpt2.kernels.vectors import LANES
 

@@ -1,4 +1,5 @@
-"""Matrix products in float32, for training where the processor has AVX2 and no more: both sides packed, sums in registers.
+"""Matrix products in float32, for training where a processor has AVX2 and no more: both sides packed, sums in
+registers.
 
 Goto & van de Geijn 2008: columns of the right side, LANES at a time, wait in the first cache while strips of TALL rows
 of the left side pass from the second. Each sum is made by one thread in one order: the same bits come out whatever the
@@ -16,8 +17,8 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from gpt2.kernels.rowwise import OPTIONS
 from gpt2.kernels.cache import _cache_folder
+from gpt2.kernels.rowwise import OPTIONS
 from gpt2.kernels.tiles import fetch, turn
 from gpt2.kernels.tiles_float import STRIP, TALL, move, packed_tile, turn_eight
 from gpt2.kernels.vectors import LANES
@@ -26,6 +27,7 @@ f32 = np.float32
 
 DEPTH = 384  # of K at a time, at most
 STRIPS = 16  # of the left side, in the second cache
+BLOCK = STRIPS * TALL  # rows
 APART = 2  # rows more than needed: strips a multiple of 4,096 bytes apart would share a few places of the first cache
 AHEAD = 8  # rows for which memory is asked before they are read
 AT_ONCE = 4  # panels that one thread packs side by side

@@ -81,7 +81,7 @@ def fit(typingctx: Any, value: Any, row: Any) -> Any:
 
 @intrinsic
 def rank(typingctx: Any, number: Any) -> Any:
-    """A stored number's bits as a whole number, in the same order: whose maximum becomes vectors, as floats' does not."""
+    """A stored number's bits as a whole number of the same order: a maximum of these becomes vectors."""
     whole = types.int32 if number == types.float32 else types.int16
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:

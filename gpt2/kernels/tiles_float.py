@@ -6,6 +6,7 @@ one before it. Addresses are plain integers; whoever calls answers for their bei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -23,10 +24,8 @@ EIGHT = ir.VectorType(F32, STRIP)
 
 
 @intrinsic(prefer_literal=True)
-def tile(
-    typingctx: Any, tall: Any, a: Any, a_row: Any, a_column: Any, depth: Any, b: Any, b_row: Any, out: Any, out_row: Any,
-    start: Any, add: Any,
-) -> Any:  # fmt: skip
+def tile(typingctx: Any, tall: Any, a: Any, a_row: Any, a_column: Any, depth: Any, b: Any, b_row: Any, out: Any,
+         out_row: Any, start: Any, add: Any) -> Any:  # fmt: skip
     """out (tall, LANES) = start (LANES) + a (tall, depth) @ b (depth, LANES), and what it holds if `add` is not 0.
 
     Addresses, and steps in bytes: of a's rows and columns, of b's rows, of out's rows.
@@ -34,28 +33,15 @@ def tile(
     height = tall.literal_value
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, a, a_row, a_column, depth, b, b_row, out, out_row, start, add = args
+        _, a, a_row, a_column, depth, b, b_row, *result = args
         emit = Emitter(builder)
-        sums = emit.variables(height, FLOATS)
-        first = emit.load(start, FLOATS, 4)
-        places = [builder.add(out, builder.mul(I64(m), out_row)) for m in range(height)]
         rows = [emit.separate(builder.add(a, builder.mul(I64(m), a_row))) for m in range(height)]
-        for total, place in zip(sums, places, strict=True):
-            builder.store(first, total)
-            prefetch(builder, place)
 
-        def add_column(index: Any) -> None:
-            right = emit.load(builder.add(b, builder.mul(index, b_row)), FLOATS, 4)
-            for row, total in zip(rows, sums, strict=True):
-                number = emit.load(builder.add(row, builder.mul(index, a_column)), F32, 4)
-                builder.store(emit.multiply_add(emit.spread(number), right, builder.load(total)), total)
+        def operands(index: Any) -> tuple[Any, list[Any]]:
+            places = [builder.add(row, builder.mul(index, a_column)) for row in rows]
+            return builder.add(b, builder.mul(index, b_row)), places
 
-        in_steps(builder, depth, add_column)
-        with builder.if_then(builder.icmp_signed("!=", add, I64(0))):
-            for total, place in zip(sums, places, strict=True):
-                builder.store(builder.fadd(builder.load(total), emit.load(place, FLOATS, 4)), total)
-        for total, place in zip(sums, places, strict=True):
-            emit.store(builder.load(total), place)
+        sums_of_products(emit, height, depth, operands, result)
         return context.get_dummy_value()
 
     return types.void(tall, *(types.int64,) * 10), code
@@ -66,31 +52,43 @@ def packed_tile(typingctx: Any, a: Any, depth: Any, b: Any, out: Any, out_row: A
     """`tile` of TALL rows, a packed as a strip (depth, STRIP) and b as (depth, LANES)."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a, depth, b, out, out_row, start, add = args
+        a, depth, b, *result = args
         emit = Emitter(builder)
-        sums = emit.variables(TALL, FLOATS)
-        first = emit.load(start, FLOATS, 4)
-        places = [builder.add(out, builder.mul(I64(m), out_row)) for m in range(TALL)]
-        for total, place in zip(sums, places, strict=True):
-            builder.store(first, total)
-            prefetch(builder, place)
 
-        def add_column(index: Any) -> None:
+        def operands(index: Any) -> tuple[Any, list[Any]]:
             left = emit.at(a, index, 4 * STRIP)
-            right = emit.load(emit.at(b, index, 4 * LANES), FLOATS, 4)
-            for m, total in enumerate(sums):
-                number = emit.load(emit.at(left, 4 * m), F32, 4)
-                builder.store(emit.multiply_add(emit.spread(number), right, builder.load(total)), total)
+            return emit.at(b, index, 4 * LANES), [emit.at(left, 4 * m) for m in range(TALL)]
 
-        in_steps(builder, depth, add_column)
-        with builder.if_then(builder.icmp_signed("!=", add, I64(0))):
-            for total, place in zip(sums, places, strict=True):
-                builder.store(builder.fadd(builder.load(total), emit.load(place, FLOATS, 4)), total)
-        for total, place in zip(sums, places, strict=True):
-            emit.store(builder.load(total), place)
+        sums_of_products(emit, TALL, depth, operands, result)
         return context.get_dummy_value()
 
     return types.void(*(types.int64,) * 7), code
+
+
+def sums_of_products(
+    emit: Emitter, height: int, depth: Any, operands: Callable[[Any], tuple[Any, list[Any]]], result: list[Any]
+) -> None:
+    """A tile: `operands` has the addresses of b's row and of each of a's numbers for a place in the sums."""
+    builder, (out, out_row, start, add) = emit.builder, result
+    sums, first = emit.variables(height, FLOATS), emit.load(start, FLOATS, 4)
+    places = [builder.add(out, builder.mul(I64(m), out_row)) for m in range(height)]
+    for total, place in zip(sums, places, strict=True):
+        builder.store(first, total)
+        prefetch(builder, place)
+
+    def add_products(index: Any) -> None:
+        right, left = operands(index)
+        row = emit.load(right, FLOATS, 4)
+        for place, total in zip(left, sums, strict=True):
+            number = emit.spread(emit.load(place, F32, 4))
+            builder.store(emit.multiply_add(number, row, builder.load(total)), total)
+
+    in_steps(builder, depth, add_products)
+    with builder.if_then(builder.icmp_signed("!=", add, I64(0))):
+        for total, place in zip(sums, places, strict=True):
+            builder.store(builder.fadd(builder.load(total), emit.load(place, FLOATS, 4)), total)
+    for total, place in zip(sums, places, strict=True):
+        emit.store(builder.load(total), place)
 
 
 def in_steps(builder: Any, count: Any, body: Any) -> None:

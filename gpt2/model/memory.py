@@ -23,10 +23,11 @@ MB = 10**6
 # A process before it holds a model: interpreter, torch, and on a processor numba with the compiled kernels; on a GPU
 # what CUDA's context and cuBLAS take beside torch's allocator.
 BASE = {"float32": 430 * MB, "bfloat16": 450 * MB, "float16": 430 * MB}
+FLOAT_KERNELS = 65 * MB  # what float32's add to that, where they are taken
 CUDA_BASE = 900 * MB
 NCCL = 1500 * MB  # its buffers, where there are several processes
 HEAP = 1.10  # freed tensors of a few megabytes leave gaps in a processor's heap
-TILE = 64  # columns of a tile of the processor's flash attention (kernels/flash.py)
+TILE = {"bfloat16": 64, "float32": 16}  # columns of a tile of the processor's flash attention (kernels/flash.py)
 EVAL_TOKENS = {"cpu": 4_096, "cuda": 16_384}  # of one batch of an evaluation (train/validate.py)
 
 
@@ -51,12 +52,25 @@ class Pass:
     @property
     def fused(self) -> bool:
         """Whether the processor's kernels do it."""
-        return self.device == "cpu" and self.dtype == "bfloat16"
+        return self.device == "cpu" and (self.dtype == "bfloat16" or (self.dtype == "float32" and float_kernels()))
+
+    def tiled(self, config: GPTConfig) -> bool:
+        """Whether heads are of a width that the processor's attention has tiles for."""
+        return self.fused and config.head_dim % TILE[self.dtype] == 0
 
     @property
     def spares(self) -> bool:
         """Whether blocks make their norms' and GELU's outputs again (kernels/parts.py)."""
         return self.fused and not self.mesh
+
+
+def float_kernels() -> bool:
+    """Whether float32 has kernels here: see kernels/vectors.py, which needs numba."""
+    try:
+        from gpt2.kernels import vectors
+    except Exception:  # a numba that does not fit numpy fails in many ways
+        return False
+    return vectors.by_floats()
 
 
 @dataclass(frozen=True)
@@ -118,7 +132,8 @@ def training_bytes(
     mesh, held = held is not None, held or whole(config)
     copies = 0 if mesh or step.dtype == "float32" else step.size * held.all
     moments = 4 * held.hidden + 8 * held.other if optimizer == "muon" else 8 * held.all
-    fixed = BASE[step.dtype] if step.device == "cpu" else CUDA_BASE + (NCCL if mesh else 0)
+    kernels = FLOAT_KERNELS if step.fused and step.dtype == "float32" else 0
+    fixed = BASE[step.dtype] + kernels if step.device == "cpu" else CUDA_BASE + (NCCL if mesh else 0)
     # A copy of masters and optimizer, and the model's matrices as its folder has them, transposed.
     snapshot = 4 * held.all + moments + 4 * held.hidden if saving and step.device == "cpu" else 0
     moment = largest_moment(config, step, optimizer, held, mesh, snapshot)
@@ -160,9 +175,11 @@ def largest_moment(config: GPTConfig, step: Pass, optimizer: str, held: Held, me
     unit = held.block * (step.size + 4) if mesh else 0  # a block's whole gradient, and as it is sent
     # The token embedding's gradient, beside the tied head's: their sum is new, or sent in float32.
     table = config.padded_vocab_size * config.n_embd * (step.size + (4 if mesh else step.size))
-    # Beside float32 sums, one process has gradients in the passes' format; if the kernels do it, those alone will do.
-    short = step.size * held.all if step.dtype != "float32" and not mesh else 0
-    sums = 0 if step.fused and not mesh and step.micro_steps == 1 else 4 * held.all
+    # Beside float32 sums, one process has gradients in the passes' format; if the kernels do it, those alone will do,
+    # and in float32 they are the sums.
+    alone = step.fused and not mesh and (step.micro_steps == 1 or step.dtype == "float32")
+    short = step.size * held.all if not mesh and (alone or step.dtype != "float32") else 0
+    sums = 0 if alone else 4 * held.all
     muon = muon_bytes(config, step, held, mesh) if optimizer == "muon" else 0
     moments = [
         Moment(sums, body + head.kept + max(head.forward, head.backward)),
@@ -231,7 +248,7 @@ def stores_attention(config: GPTConfig, step: Pass) -> bool:
     """Whether T x T probabilities are kept: on a processor in bfloat16, short rows of heads that no tile fits."""
     length = row_length(config, step)
     short = length <= STORED_ATTENTION and not 0 < config.window(0) < length
-    return step.fused and config.dropout == 0.0 and short and config.head_dim % TILE != 0
+    return step.fused and step.size == 2 and config.dropout == 0.0 and short and not step.tiled(config)
 
 
 def row_length(config: GPTConfig, step: Pass) -> int:
@@ -255,7 +272,7 @@ def backward_block_bytes(config: GPTConfig, step: Pass) -> int:
     c, a, f = config.n_embd, config.attention_width // step.tp, config.n_inner // step.tp
     tokens, length = _tokens(config, step), row_length(config, step)
     scores = config.n_head // step.tp * length if stores_attention(config, step) else 0
-    if config.window(0) and step.device == "cpu" and not (step.fused and config.head_dim % TILE == 0):
+    if config.window(0) and step.device == "cpu" and not step.tiled(config):
         scores = 4 * a  # blocks of the inputs and of their gradients (kernels/banded.py), one more each
     # The processor's kernels have theirs in a workspace (head_bytes), but for the gradients of x, q, k and v.
     way = tokens * (3 * c + 4 * a + scores if step.spares else 2 * c + max(2 * f, 7 * a + scores)) * step.size
@@ -278,15 +295,16 @@ class HeadBytes:
 
 
 def head_bytes(config: GPTConfig, step: Pass) -> HeadBytes:
-    """On a processor in bfloat16 and on a GPU the gradient is made in forward, some tokens at a time; else float32
+    """By a processor's kernels and on a GPU the gradient is made in forward, some tokens at a time; else float32
     logits of all tokens exist, log-softmax keeps as much, and its backward pass holds three of them.
     """
     tokens, rows = _tokens(config, step), config.padded_vocab_size
     weights, hidden = rows * config.n_embd, tokens * config.n_embd * step.size
     if step.fused:
-        work = 2 * min(tokens, HEAD_ROWS) * (rows + config.n_embd)
-        block = 2 * tokens * (2 * config.n_inner + 3 * config.n_embd)  # of an MLP's backward pass, in the same memory
-        return HeadBytes(hidden + 2 * weights, 0, 0, 2 * weights, always=max(work, block) if step.spares else work)
+        work = step.size * min(tokens, HEAD_ROWS) * (rows + config.n_embd)
+        block = step.size * tokens * (2 * config.n_inner + 3 * config.n_embd)  # of an MLP's backward pass, there too
+        always = max(work, block) if step.spares else work
+        return HeadBytes(hidden + step.size * weights, 0, 0, step.size * weights, always=always)
     if step.device == "cuda" and not config.head_bias:
         work = min(tokens, GPU_HEAD_ROWS) * rows * (step.size + 8) + weights * step.size
         return HeadBytes(hidden + 4 * weights, work, hidden + 4 * weights, step.size * weights)
