@@ -137,7 +137,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="cases whose name this is")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--dtype", help="else bfloat16 and float32; float32 alone where bfloat16 is only emulated")
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        help="else bfloat16 and float32; float32 alone where bfloat16 is only emulated",
+    )
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:

@@ -43,7 +43,7 @@ def main(folder: Path, tokens: Path) -> None:
     begin = ["train", "--data", str(tokens), *SHAPE, *RHYTHM, "--out"]
     on_meshes = ["train", "--data", str(tokens), *WIDE, *TWENTY, *QUIET, "--out"]
     load()
-    codes = {"alone": [gpt2([*on_meshes, str(folder / "alone"), "--micro_batch_size=16"])]}
+    codes = {"alone": finish(start(1, [*on_meshes, str(folder / "alone"), "--micro_batch_size=16"]))}
     codes["whole"] = finish(start(4, [*begin, str(folder / "whole"), *SHORT]))
     for count in (4, 2, 1):
         resumed = folder / f"on{count}"
@@ -63,7 +63,7 @@ def main(folder: Path, tokens: Path) -> None:
 
 
 def load() -> None:
-    """Import here what the forked would each import; a run in this process brings the rest."""
+    """Import here what the forked would each import. No run in this process: OpenMP's threads do not outlive a fork."""
     import torch.distributed.checkpoint
     import torch.distributed.fsdp
     import torch.distributed.tensor.parallel  # noqa: F401

@@ -6,4 +6,4 @@ BAND_SCORES = 81_920  # numbers, for each thread, that exist at a time in banded
 HEAD_ROWS = 1024  # tokens whose logits exist at a time in training, on a processor
 EVALUATED_ROWS = 256  # the same without gradient, in float32
 GPU_HEAD_ROWS = 8192  # the same on a GPU, which wants larger matrices
-NARROW = 256  # a matrix product with a side below this is torch's: packing would cost more than it gains
+NARROW = 256  # a bfloat16 product with a side below this is torch's: packing would cost more than it gains

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,11 +45,18 @@ def rows_of(x: Tensor) -> Tensor:
 def workspaces(dtype: torch.dtype, *shapes: Sequence[int]) -> list[Tensor]:
     """Matrices side by side in memory that is kept from call to call: new pages cost half a product."""
     sizes = [rows * columns for rows, columns in shapes]
-    kept = _kept.get(dtype)
+    kept = _kept.by_dtype.get(dtype)
     if kept is None or kept.numel() < sum(sizes):
-        kept = _kept[dtype] = torch.empty(sum(sizes), dtype=dtype)
+        kept = _kept.by_dtype[dtype] = torch.empty(sum(sizes), dtype=dtype)
     parts = torch.split(kept[: sum(sizes)], sizes)
     return [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-_kept: dict[torch.dtype, Tensor] = {}
+class _Kept(threading.local):
+    """Each thread's own: two may be at work on two models."""
+
+    def __init__(self) -> None:
+        self.by_dtype: dict[torch.dtype, Tensor] = {}
+
+
+_kept = _Kept()

@@ -1,6 +1,7 @@
 """Training's operations on a processor, as autograd Functions over numba's kernels, in bfloat16 and float32.
 
 Each computes what its plain counterpart in ops.py computes, to the number format's precision; tests hold them to it.
+What forward keeps is changed where it lies: a pass goes backward once.
 
     B rows  T tokens  C n_embd  H heads  D head_dim  V vocabulary
 """
@@ -27,7 +28,7 @@ class Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.shape, ctx.has_bias = x.shape, bias is not None
-        return matmul.forwards(rows_of(x), weight, bias).view(*x.shape[:-1], -1)
+        return matmul.forwards(rows_of(x), weight, bias).view(*x.shape[:-1], weight.size(0))
 
     @staticmethod
     @once_differentiable
@@ -170,7 +171,9 @@ class HeadLoss(torch.autograd.Function):
     ) -> Tensor:
         losses = torch.empty(hidden.size(0))
         _, trained, trained_bias, *_ = ctx.needs_input_grad
-        d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head) if trained else None
+        d_hidden, d_head = hidden.new_empty(hidden.shape), head.new_empty(head.shape) if trained else None
+        if d_head is not None and len(hidden) == 0:
+            d_head.zero_()
         d_bias = torch.zeros(bias.shape) if bias is not None and trained_bias else None
         for first in range(0, hidden.size(0), HEAD_ROWS):
             part = slice(first, first + HEAD_ROWS)
@@ -206,13 +209,13 @@ class Embedding(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, ids: Tensor, later: list[tuple[Tensor, Tensor]] | None) -> Tensor:
         ctx.save_for_backward(ids)
         ctx.shape, ctx.later = weight.shape, later
-        return weight[ids]
+        return weight.index_select(0, ids.flatten()).view(*ids.shape, weight.size(1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         (ids,) = ctx.saved_tensors
-        flat = ids.flatten().numpy()
+        flat = ids.flatten().numpy().astype(np.int64, copy=False)
         order = np.argsort(flat, kind="stable")
         starts = np.flatnonzero(np.diff(flat[order], prepend=-1, append=-1))
         read, rows = torch.from_numpy(flat[order[starts[:-1]]]), grad.new_empty(len(starts) - 1, ctx.shape[1])

@@ -63,7 +63,7 @@ class Linear(torch.autograd.Function):
         ctx.layer = Layer(layer, x.dtype)
         out, narrow = ctx.layer.forwards(rows_of(x))
         ctx.save_for_backward(x, narrow)
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], out.size(-1))
 
     @staticmethod
     @once_differentiable
@@ -87,7 +87,7 @@ class NormLinear(torch.autograd.Function):
         normed(x, norm, unit)
         out, narrow = ctx.layer.forwards(unit)
         ctx.save_for_backward(x, narrow)
-        return out.view(*x.shape[:-1], -1).chunk(pieces, dim=-1)
+        return out.view(*x.shape[:-1], out.size(-1)).chunk(pieces, dim=-1)
 
     @staticmethod
     @once_differentiable

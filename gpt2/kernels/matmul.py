@@ -90,6 +90,7 @@ def multiply_floats(
         wide[:columns] = bias.detach()
     blocks, threads = -(-rows // products_float.BLOCK), torch.get_num_threads()
     groups = 1 if blocks >= 8 * threads else min(threads, -(-columns // LANES))
+    assert out.is_contiguous()
     a, b = a.contiguous(), b.contiguous()
     room = products_float.room()
     products_float.product(bits(a), a_turned, bits(b), b_turned, wide.numpy(), add, bits(out), room, groups, threads)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from gpt2.kernels import flex
 from gpt2.kernels.banded import banded_attention
 from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, NARROW, STORED_ATTENTION
+from gpt2.kernels.chosen import by_floats
 from gpt2.kernels.chunked import ChunkedHeadLoss, loss_only
 from gpt2.kernels.frozen import FrozenLayer, FrozenProduct, Matrix
 from gpt2.kernels.patterns import DENSE, Pattern, fold, masked_attention, unfold
@@ -161,6 +162,7 @@ def head_loss(
     if fusible(hidden):
         from gpt2.kernels import fused
 
+        refuse_strangers(targets, ignore_index, vocabulary)
         total: Tensor = fused.HeadLoss.apply(  # type: ignore[no-untyped-call]
             hidden, head, bias, targets, ignore_index, vocabulary
         )
@@ -174,6 +176,13 @@ def head_loss(
     head, bias = head[:vocabulary], None if bias is None else bias[:vocabulary]
     rows = max(1, hidden.size(0)) if torch.is_grad_enabled() else GPU_HEAD_ROWS if on_gpu else EVALUATED_ROWS
     return loss_only(hidden, head, bias, targets, ignore_index, rows)
+
+
+def refuse_strangers(targets: Tensor, ignore_index: int, vocabulary: int) -> None:
+    """IndexError for a target that is no token: kernels would read and write elsewhere."""
+    strange = (targets != ignore_index) & ((targets < 0) | (targets >= vocabulary))
+    if strange.any():
+        raise IndexError(f"target {int(targets[strange][0])} is out of bounds: the vocabulary has {vocabulary} tokens")
 
 
 def wanted_places(targets: Tensor, ignore_index: int) -> Tensor | None:
@@ -221,13 +230,7 @@ def have_kernels_for(dtype: torch.dtype) -> bool:
     """Whether training in it has kernels on this processor, and numba is here."""
     if dtype == torch.bfloat16:
         return have_kernels()
-    return dtype == torch.float32 and have_kernels() and _by_floats()
-
-
-def _by_floats() -> bool:
-    from gpt2.kernels import vectors
-
-    return vectors.by_floats()
+    return dtype == torch.float32 and by_floats() and have_kernels()
 
 
 @functools.cache

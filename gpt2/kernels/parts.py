@@ -34,7 +34,7 @@ class NormLinear(torch.autograd.Function):
         ctx.eps, ctx.has_bias = eps, bias is not None
         (unit,) = workspaces(x.dtype, rows_of(x).shape)
         normed(x, (gain, shift, eps), unit)
-        return matmul.forwards(unit, weight, bias).view(*x.shape[:-1], -1).chunk(pieces, dim=-1)
+        return matmul.forwards(unit, weight, bias).view(*x.shape[:-1], weight.size(0)).chunk(pieces, dim=-1)
 
     @staticmethod
     @once_differentiable

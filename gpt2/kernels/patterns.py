@@ -68,7 +68,8 @@ class Pattern:
             return found
         window, first = -(-self.window // self.stride), None
         if self.first is not None:
-            padded = F.pad(self.first, (0, -length % self.stride))
+            last = self.first[:, -1:].expand(-1, -length % self.stride)  # what a token sees first never falls
+            padded = torch.cat((self.first, last), 1)
             classes = torch.arange(self.stride, device=padded.device)
             first = -((classes - padded.view(padded.size(0), -1, self.stride)) // self.stride)  # rounded up
             first = first.clamp(min=0).transpose(1, 2).flatten(0, 1)

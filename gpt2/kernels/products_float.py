@@ -10,7 +10,7 @@ threads do.
 
 from __future__ import annotations
 
-import functools
+import threading
 from typing import Any
 
 import numba
@@ -112,7 +112,8 @@ def product(
     """out (M, N) = a @ b + bias (N rounded up to LANES), or added to out, where bias must be 0.
 
     a is (M, K), or (K, M) if `a_turned`; b (K, N), or (N, K) if `b_turned`. packed (at least PANELS, DEPTH, LANES) is
-    room to work in. The columns of a block of rows are worked at in so many groups.
+    room to work in. The columns of a block of rows are worked at in so many groups, and the blocks
+    are a multiple of `even`.
     """
     (rows, columns), length = out.shape, a.shape[0] if a_turned else a.shape[1]
     step = 4 * out.shape[1]
@@ -152,10 +153,17 @@ def product(
                             put(part, out, row, column, adding)
 
 
-@functools.cache
+class _Room(threading.local):
+    def __init__(self) -> None:
+        self.memory = np.empty((PANELS, DEPTH, LANES), f32)
+
+
+_room = _Room()
+
+
 def room() -> Any:
-    """The memory that `product` packs into, kept from call to call."""
-    return np.empty((PANELS, DEPTH, LANES), f32)
+    """The memory that `product` packs into, kept from call to call, each thread's own."""
+    return _room.memory
 
 
 with _cache_folder() as writable:  # made of vectors.py and tiles too, whose hash that folder's name holds

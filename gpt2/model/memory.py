@@ -1,5 +1,7 @@
 """What training holds in memory, term by term: arithmetic on shapes, no torch. Tests hold it to what is measured.
 
+On a processor it is this one that is asked about: whether float32 has kernels depends on it.
+
 N tokens of a micro-batch  C n_embd  A attention width  F n_inner  V rows of the vocabulary in memory
 """
 
@@ -13,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gpt2.kernels.blocks import EVALUATED_ROWS, GPU_HEAD_ROWS, HEAD_ROWS, STORED_ATTENTION
+from gpt2.kernels.chosen import by_floats
 from gpt2.model.config import GPTConfig
 from gpt2.model.sizes import BYTES, block_parameters, kernel_numbers
 
@@ -27,7 +30,10 @@ FLOAT_KERNELS = 65 * MB  # what float32's add to that, where they are taken
 CUDA_BASE = 900 * MB
 NCCL = 1500 * MB  # its buffers, where there are several processes
 HEAP = 1.10  # freed tensors of a few megabytes leave gaps in a processor's heap
-TILE = {"bfloat16": 64, "float32": 16}  # columns of a tile of the processor's flash attention (kernels/flash.py)
+TILE = {
+    "bfloat16": 64,
+    "float32": 16,
+}  # columns of a tile of a processor's attention (kernels/flash.py)
 EVAL_TOKENS = {"cpu": 4_096, "cuda": 16_384}  # of one batch of an evaluation (train/validate.py)
 
 
@@ -52,7 +58,7 @@ class Pass:
     @property
     def fused(self) -> bool:
         """Whether the processor's kernels do it."""
-        return self.device == "cpu" and (self.dtype == "bfloat16" or (self.dtype == "float32" and float_kernels()))
+        return self.device == "cpu" and (self.dtype == "bfloat16" or (self.dtype == "float32" and by_floats()))
 
     def tiled(self, config: GPTConfig) -> bool:
         """Whether heads are of a width that the processor's attention has tiles for."""
@@ -62,15 +68,6 @@ class Pass:
     def spares(self) -> bool:
         """Whether blocks make their norms' and GELU's outputs again (kernels/parts.py)."""
         return self.fused and not self.mesh
-
-
-def float_kernels() -> bool:
-    """Whether float32 has kernels here: see kernels/vectors.py, which needs numba."""
-    try:
-        from gpt2.kernels import vectors
-    except Exception:  # a numba that does not fit numpy fails in many ways
-        return False
-    return vectors.by_floats()
 
 
 @dataclass(frozen=True)
@@ -238,7 +235,7 @@ def kept_block_bytes(config: GPTConfig, step: Pass, recompute: Recompute = "none
         return kept
     if stores_attention(config, step):
         return kept + tokens * heads * row_length(config, step) * step.size * (recompute == "none")
-    if config.stride(0) > 1 and not step.fused:  # what attention gave, before its rows are put together again
+    if config.stride(0) > 1 and not step.tiled(config):  # what attention gave, before its rows are put together again
         kept += tokens * a * step.size * (recompute == "none")
     norms = 4 * 4 * (recompute == "none" and not step.spares)  # mean and spread of two
     return kept + tokens * (4 * heads + norms) + dropout_bytes(config, step)

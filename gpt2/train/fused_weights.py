@@ -37,7 +37,10 @@ def make_optimizer(weights: Weights, config: OptimConfig, dtype: torch.dtype) ->
 
 
 class FusedWeights(Weights):
-    """Weights whose gradients stay in bfloat16 until a second micro-batch comes; clipping is a factor, for later."""
+    """Weights whose gradients stay in bfloat16 until a second micro-batch comes; clipping is a factor, for later.
+
+    In float32 they are the sums from the first on. What has no gradient yet has None, not zeros.
+    """
 
     fused = True
 

@@ -83,6 +83,24 @@ def test_head_loss(n: int, c: int, v: int, bias: bool) -> None:
     agree(ours, plain, [(n, c), (v, c), (v,)][: 2 + bias], [1.0, 0.3, 0.5][: 2 + bias])
 
 
+@pytest.mark.parametrize("dtype", ROUNDINGS)
+@pytest.mark.parametrize("strange", [-1, 5, 70])
+def test_a_target_that_is_no_token_is_refused(strange: int, dtype: torch.dtype) -> None:
+    hidden, head = torch.ones(2, 8, dtype=dtype).requires_grad_(), torch.ones(64, 8, dtype=dtype)
+    with pytest.raises(IndexError, match=f"target {strange} is out of bounds: the vocabulary has 5 tokens"):
+        ops.head_loss(hidden, head, None, torch.tensor([strange, 1]), IGNORE_INDEX, 5)
+    with pytest.raises(IndexError):
+        ops.embedding(head.requires_grad_(), torch.tensor([64 if strange > 0 else strange]))
+
+
+@pytest.mark.parametrize("dtype", ROUNDINGS)
+def test_no_rows_at_all_are_no_rows_out(dtype: torch.dtype) -> None:
+    x, weight = torch.ones(0, 256, dtype=dtype).requires_grad_(), torch.ones(512, 256, dtype=dtype).requires_grad_()
+    out = fused.Linear.apply(x, weight, None)
+    out.sum().backward()
+    assert out.shape == (0, 512) and weight.grad is not None and not weight.grad.any()
+
+
 def test_a_row_without_target_adds_nothing() -> None:
     hidden = torch.randn(3, 8).bfloat16().requires_grad_()
     targets = torch.full((3,), IGNORE_INDEX)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,7 +22,7 @@ Function = Callable[[Tensor, Tensor, Tensor], Tensor]
 SHAPES = [
     (256, 64, 1), (256, 128, 1), (300, 100, 1), (200, 1, 1), (130, 65, 1), (129, 64, 1), (40, 256, 1), (1, 5, 1),
     (70, 66, 1),
-    (64, 0, 8), (100, 0, 7), (5, 0, 9), (300, 0, 3), (300, 100, 3), (200, 0, 200),
+    (64, 0, 8), (100, 0, 7), (5, 0, 9), (300, 0, 3), (300, 100, 3), (200, 0, 200), (400, 0, 3), (410, 300, 3),
 ]  # fmt: skip
 
 
@@ -76,11 +76,13 @@ def test_float32_equals_the_mask_to_1e_5(length: int, window: int, stride: int, 
         torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 200), st.integers(1, 220), st.integers(1, 12), st.booleans())
-def test_any_window_stride_and_length_equal_the_mask(length: int, window: int, stride: int, packed: bool) -> None:
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 420), st.integers(1, 220), st.integers(1, 12), st.booleans())
+def test_any_window_stride_and_length_equal_the_mask(
+    kernels: bool, length: int, window: int, stride: int, packed: bool
+) -> None:
     pattern = Pattern(window, stride, texts(length) if packed else None)
-    tensors = inputs(length, width=8)
+    tensors = inputs(length, width=16)
     wanted = results(lambda q, k, v: masked_attention(q, k, v, 0.0, pattern), tensors)
     found = results(lambda q, k, v: ops.causal_attention(q, k, v, 0.0, pattern), tensors)
     for ours, theirs in zip(found, wanted, strict=True):
@@ -204,6 +206,12 @@ def test_the_kernels_of_float32_are_taken_where_they_are_the_fastest(kernels: bo
         check_that_it_flashes(q, k, v)
     else:
         assert "Flash" not in type(ops.causal_attention(q, k, v, 0.0, Pattern(70)).grad_fn).__name__
+
+
+def test_what_is_seen_first_never_falls_in_the_rows_of_a_stride_either() -> None:
+    for length, stride in ((400, 3), (410, 3), (64, 8), (5, 9)):
+        lows = Pattern(0, stride, texts(length)).folded(length).lows(-(-length // stride))
+        assert (lows[:, 1:] >= lows[:, :-1]).all() and (lows <= range(lows.shape[1])).all()
 
 
 def check_that_it_flashes(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -118,6 +118,9 @@ def test_fused_passes_are_the_plain_ones(
     wanted, wanted_loss = gradients(plain), loss_of(plain)
     monkeypatch.setattr(vectors, "by_floats", lambda: True)
     fuse_blocks(half)
+    x, block = torch.ones(1, 4, WIDE.n_embd, dtype=dtype, requires_grad=True), half.h[0]
+    through = block.attn.qkv(x)[0] if "c_attn" in targets else block.mlp(x)
+    assert type(through.grad_fn).__name__.startswith("Norm")
     got = gradients(half)
     torch.testing.assert_close(loss_of(half), wanted_loss, rtol=0, atol=most / 3)
     assert got.keys() == wanted.keys()

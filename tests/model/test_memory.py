@@ -50,7 +50,15 @@ def kept(config: GPTConfig, step: Pass) -> int:
 @pytest.mark.parametrize("length", [64, 600])  # attention keeps its probabilities, or makes them again
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"head_dim": 24}, {"n_inner": 96, "bias": False}, {"activation": "gelu_erf"}, BANDED, STRIDED],
+    [
+        {},
+        {"head_dim": 24},
+        {"n_inner": 96, "bias": False},
+        {"activation": "gelu_erf"},
+        BANDED,
+        STRIDED,
+        STRIDED | {"head_dim": 24},
+    ],
 )
 def test_activations_are_what_autograd_keeps(
     dtype: str, kernels: bool, length: int, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -39,6 +39,8 @@ def test_the_same_loss_and_gradients(
     changed = copy.deepcopy(model).to(dtype)
     changed.zero_grad()
     fuse_blocks(changed)
+    through = changed.h[0].attn.qkv(torch.ones(1, 4, 256, dtype=dtype, requires_grad=True))[0]
+    assert type(through.grad_fn).__name__ == "NormLinearBackward"
     loss, found = loss_and_gradients(changed)
     assert loss == pytest.approx(wanted_loss, rel=close[0])
     assert found.keys() == wanted.keys()
