@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 
 def by_floats() -> bool:
@@ -12,7 +13,7 @@ def by_floats() -> bool:
 
 
 @functools.cache
-def _vectors() -> object | None:
+def _vectors() -> Any:
     try:
         from gpt2.kernels import vectors
     except Exception:  # a numba that does not fit numpy fails in many ways
