@@ -60,8 +60,11 @@ class FusedWeights(Weights):
 
     def backward(self, loss: Tensor, last: bool = True) -> None:
         """Add the gradient of one micro-batch's loss to those before it."""
+        if self.shared:
+            super().backward(loss, last)
+            return
         loss.backward()  # type: ignore[no-untyped-call]
-        if not self.shared and (self.summed or not last):
+        if self.summed or not last:
             self.sum_gradients()
 
     def sum_gradients(self) -> None:
