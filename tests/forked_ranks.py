@@ -68,6 +68,8 @@ def load() -> None:
     import torch.distributed.fsdp
     import torch.distributed.tensor.parallel  # noqa: F401
 
+    from gpt2.kernels import fused, parts, passes  # noqa: F401
+
 
 def half(folder: Path, begin: list[str]) -> dict[str, list[int]]:
     """Two processes in bfloat16 that evaluate and save in the same steps, and two that go on from the last but one."""
