@@ -33,7 +33,8 @@ from peers.train_data import write_tokens
 from peers.train_plain import Shape
 from peers.train_side import Side
 
-from gpt2.hardware import cores, device_peak, processor
+from gpt2.hardware import cores, processor
+from gpt2.kernels.peak import device_peak
 from gpt2.model.sizes import training_flops_per_token
 from gpt2.runtime import pick_dtype, say
 

@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from forked_commands import load
+
 from gpt2.cli.main import main as gpt2
 
 SHAPE = ["--n_layer", "2", "--n_head", "2", "--n_embd", "32", "--context_length", "16", "--dtype", "float32"]
@@ -38,6 +40,10 @@ MESHES = {  # name -> dp_replicate, dp_shard, tp
     "dp2_fsdp2": (2, 2, 1),
 }
 
+TUNED = ["--max_steps", "10", "--eval_every", "5", "--batch_examples", "8", "--dtype", "float32", "--device", "cpu"]
+METHODS = {"full": ["--learning_rate", "1e-3"], "lora": ["--method", "lora", "--rank", "4", "--learning_rate", "1e-2"]}
+SHARED = {"alone": [], "two": [], "dp2": ["--dp_replicate", "2"], "tp2": ["--tp", "2"]}  # "two" share the parameters
+
 
 def main(folder: Path, tokens: Path) -> None:
     begin = ["train", "--data", str(tokens), *SHAPE, *RHYTHM, "--out"]
@@ -51,7 +57,7 @@ def main(folder: Path, tokens: Path) -> None:
         for step in (6, 8):
             shutil.rmtree(resumed / f"step_{step:08d}")
         codes[f"on{count}"] = finish(start(count, ["train", "--resume", str(resumed)]))
-    codes |= half(folder, begin) | meshes(folder, on_meshes)
+    codes |= half(folder, begin) | meshes(folder, on_meshes) | tuning(folder)
     stopped = folder / "stopped"
     running = start(4, [*begin, str(stopped), *LONG])
     while not (stopped / "step_00000003").exists():
@@ -60,15 +66,6 @@ def main(folder: Path, tokens: Path) -> None:
     os.kill(running[2], signal.SIGTERM)
     codes["stopped"] = finish(running)
     print(json.dumps({"codes": codes, "seconds": time.monotonic() - begun}))
-
-
-def load() -> None:
-    """Import here what the forked would each import. No run in this process: OpenMP's threads do not outlive a fork."""
-    import torch.distributed.checkpoint
-    import torch.distributed.fsdp
-    import torch.distributed.tensor.parallel  # noqa: F401
-
-    from gpt2.kernels import fused, parts, passes  # noqa: F401
 
 
 def half(folder: Path, begin: list[str]) -> dict[str, list[int]]:
@@ -86,6 +83,17 @@ def meshes(folder: Path, begin: list[str]) -> dict[str, list[int]]:
         words = [f"--{key}={size}" for key, size in zip(("dp_replicate", "dp_shard", "tp"), sizes, strict=True)]
         words += [f"--micro_batch_size={4 * sizes[2]}"]  # tensor parallelism is slow to call: fewer, larger passes
         codes[name] = finish(start(math.prod(sizes), [*begin, str(folder / name), *words]))
+    return codes
+
+
+def tuning(folder: Path) -> dict[str, list[int]]:
+    """FOLDER/base learns FOLDER/pairs.jsonl, alone and as two, all of its weights and an adapter."""
+    begin = ["finetune", "--model", str(folder / "base"), "--data", str(folder / "pairs.jsonl"), *TUNED, "--out"]
+    codes = {}
+    for method, words in METHODS.items():
+        for name, mesh in SHARED.items():
+            run = f"{method}_{name}"
+            codes[run] = finish(start(1 if name == "alone" else 2, [*begin, str(folder / run), *words, *mesh]))
     return codes
 
 

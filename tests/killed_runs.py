@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from forked_commands import Command
 
 from gpt2.train.hooks import Log
 from gpt2.train.loop import Run, StepResult
@@ -22,25 +23,21 @@ def trace(run: Path) -> list[tuple[float, ...]]:
     return [tuple(line[key] for key in TRACE) for line in lines if "train/loss" in line]
 
 
-def run_and_kill(arguments: list[str], out: Path, dice: random.Random, while_saving: bool) -> bool:
-    """Start the command, kill -9 it some time after its first new step (in the midst of a save, if asked to).
+def kill_once_on_its_way(process: Command, out: Path, dice: random.Random, while_saving: bool) -> bool:
+    """kill -9 a run some time after its first new step (in the midst of a save, if asked to).
 
     True if it was killed, False if it ended before.
     """
     before = len(trace(out)) if (out / "metrics.jsonl").exists() else 0
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while process.poll() is None and (not (out / "metrics.jsonl").exists() or len(trace(out)) <= before):
-            time.sleep(0.01)
-        if while_saving:
-            while process.poll() is None and not any(out.glob(".step_*.tmp")):
-                pass
-        else:
-            time.sleep(dice.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
-    finally:
-        process.kill()
+    while process.poll() is None and (not (out / "metrics.jsonl").exists() or len(trace(out)) <= before):
+        time.sleep(0.01)
+    if while_saving:
+        while process.poll() is None and not any(out.glob(".step_*.tmp")):
+            time.sleep(0.0005)
+    else:
+        time.sleep(dice.random() * 0.3)
+    process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
 
 
 def failing_at(step: int, act: Callable[[], None] | None = None) -> Callable[..., None]:

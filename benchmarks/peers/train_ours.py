@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gpt2.distributed.recompute import recompute_block
-from gpt2.hardware import device_peak
+from gpt2.kernels.peak import device_peak
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train.compiled import compile_blocks

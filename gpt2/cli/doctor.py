@@ -139,10 +139,10 @@ def writing(device: str) -> Facts:
     if reason:
         return {"runner": "torch", "reason": reason}
     from gpt2.inference.runners.cpu import thread_count
-    from gpt2.kernels import cache, vectors
+    from gpt2.kernels import cache, features
 
-    known = {"vnni": vectors.HAS_VNNI, "bf16": vectors.HAS_BF16}
-    known["avx2"] = vectors.HAS_AVX2 and not any(known.values())
+    known = {"vnni": features.HAS_VNNI, "bf16": features.HAS_BF16}
+    known["avx2"] = features.HAS_AVX2 and not any(known.values())
     return {
         "runner": "kernels",
         "instructions": [name for name, there in known.items() if there],

@@ -127,11 +127,12 @@ def remote(count: int, name: str) -> Devices:
 def here(config: TrainConfig) -> Devices:
     """This machine's processor or GPU, as training would take it; what is free of its memory, its peak measured."""
     from gpt2 import hardware
+    from gpt2.kernels.peak import device_peak
     from gpt2.runtime import Runtime
     from gpt2.train.forecast import Devices
 
     runtime = Runtime.detect(config.device, config.dtype)
-    peak = hardware.device_peak(runtime.device, runtime.dtype)
+    peak = device_peak(runtime.device, runtime.dtype)
     if runtime.device.startswith("cuda"):
         import torch
 

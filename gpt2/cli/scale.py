@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gpt2.train.scaling import Point
 
 VOCABULARY = 2048  # of a text that is prepared here: more would make the small sizes all embedding
+WIDTHS = 32, 48, 64, 96, 128  # of the smallest size, where nobody says: the first whose ladder does not repeat the text
 SHORT_TOKENS = 2048  # of the smallest size under GPT2_SHORT=1, which the tests of the documentation set
 
 
@@ -32,15 +33,18 @@ SHORT_TOKENS = 2048  # of the smallest size under GPT2_SHORT=1, which the tests 
 @click.option("--out", default="gpt2-scale", show_default=True, help="Folder for tokens, runs, picture and figures.")
 @click.option("--minutes", type=float, default=15.0, show_default=True, help="Time for all of it.")
 @click.option("--sizes", type=click.IntRange(2, 8), help="To fit the law through; else 5 to 3, by the time.")
-@click.option("--base", type=click.IntRange(8), default=32, show_default=True, help="Width of the smallest size.")
+@click.option("--base", type=click.IntRange(8), help="Width of the smallest size; else 32, or more if text is short.")
 @click.option("--seed", default=1337, show_default=True, help="Of weights and data order.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
-def command(sources: tuple[str, ...], out: str, minutes: float, sizes: int | None, base: int, **flags: Any) -> None:
+def command(
+    sources: tuple[str, ...], out: str, minutes: float, sizes: int | None, base: int | None, **flags: Any
+) -> None:
     """Fit the power law of loss against compute with small models, and hold a larger one to it.
 
     Several sizes are trained on the same text, each on the same number of tokens a parameter; laws of the form floor +
-    A x^-b are fitted to their held-out losses against parameters, tokens and compute. The loss of one more size, with
+    A x^-b are fitted to their held-out losses against parameters, tokens and compute, the floor being the published
+    one of text (Hoffmann et al. 2022). The loss of one more size, with
     at least twice the parameters of the largest, is written to OUT/prediction.json before that size is trained; then
     it is. SOURCE is a folder made by gpt2 prepare, or anything that gpt2 prepare reads; without one, stdlib:.
 
@@ -75,7 +79,7 @@ def refuse_processes() -> None:
 
 
 def read_or_make_plan(
-    sources: tuple[str, ...], folder: Path, minutes: float, sizes: int | None, base: int, flags: dict[str, Any]
+    sources: tuple[str, ...], folder: Path, minutes: float, sizes: int | None, base: int | None, flags: dict[str, Any]
 ) -> Plan:
     """As it was begun, or made now: the text prepared, every size measured, its tokens dealt out."""
     from gpt2.data.shards import read_meta
@@ -90,12 +94,15 @@ def read_or_make_plan(
     if minutes <= 0:
         raise UserError(f"--minutes {minutes}: must be above 0")
     data = prepared(sources, folder)
-    ladders = [shapes(count, base, read_meta(data).vocab_size) for count in ([sizes] if sizes else SIZES)]
+    vocab_size, counts = read_meta(data).vocab_size, [sizes] if sizes else SIZES
+    narrow, *widths = [base] if base else WIDTHS
+    ladders = [shapes(count, narrow, vocab_size) for count in counts]
+    wider = [shapes(counts[0], width, vocab_size) for width in widths]
     draft = Plan(str(data.resolve()), **flags)
     if os.environ.get("GPT2_SHORT"):
         plan = short_plan(draft, ladders[-1])
     else:
-        plan = make_plan(draft, ladders, 60 * minutes - (time.monotonic() - begin), folder)
+        plan = make_plan(draft, ladders, 60 * minutes - (time.monotonic() - begin), folder, wider)
     folder.mkdir(parents=True, exist_ok=True)
     plan.write(path)
     return plan

@@ -7,25 +7,20 @@ As in rowwise.py numbers are float32 or bfloat16 and computed with in float32; o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from gpt2.kernels.cache import _cache_folder
-from gpt2.kernels.rowwise import GELU_A, GELU_B, ONE, OPTIONS, exp, f32, fit, widen
+from gpt2.kernels.cache import once, parallel
+from gpt2.kernels.formats import fit, widen
+from gpt2.kernels.rowwise import GELU_A, GELU_B, ONE, f32
+from gpt2.kernels.scalars import quick_exp as exp
 
 BLOCK = 64  # rows of one thread's turn, and of one partial sum over rows
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """As rowwise.py's kernels are, but kept under a name that holds that file's hash too: these use its helpers."""
-    with _cache_folder() as writable:
-        return njit(**{**OPTIONS, "cache": writable})(function)
-
-
-@njit(inline="always")
+@once
 def normalise(row: Any, eps: Any, out: Any) -> Any:
     """out = (row - mean) / sqrt(variance + eps) in float32; returns 1 / sqrt(variance + eps)."""
     count, total, squares = row.shape[0], f32(0.0), f32(0.0)
@@ -42,7 +37,7 @@ def normalise(row: Any, eps: Any, out: Any) -> Any:
     return inverse
 
 
-@compiled
+@parallel
 def layer_norm(x: Any, gain: Any, shift: Any, eps: Any, out: Any) -> None:
     """out (N, C) = layer norm of x (N, C); gain and shift (C,) float32."""
     for block in prange((x.shape[0] + BLOCK - 1) // BLOCK):
@@ -54,7 +49,7 @@ def layer_norm(x: Any, gain: Any, shift: Any, eps: Any, out: Any) -> None:
                 row[j] = fit(unit[j] * gain[j] + shift[j], row)
 
 
-@compiled
+@parallel
 def layer_norm_backward(
     x: Any, grad: Any, gain: Any, shift: Any, eps: Any, d_x: Any, d_gain: Any, d_shift: Any, again: Any
 ) -> None:
@@ -89,7 +84,7 @@ def layer_norm_backward(
                 same[j] = fit(unit[j] * gain[j] + shift[j], same)
 
 
-@compiled
+@parallel
 def gelu_backward_again(x: Any, grad: Any, again: Any) -> None:
     """grad *= gelu_tanh'(x) in place, and again = gelu_tanh(x): the two share their exponential. All (N, F)."""
     for i in prange(x.shape[0]):

@@ -15,9 +15,11 @@ import numpy as np
 
 from gpt2.kernels import plan as at
 from gpt2.kernels.cache import kernel
+from gpt2.kernels.formats import narrow
+from gpt2.kernels.lanes import BFLOAT16, FLOAT32, INT8, LANES
 from gpt2.kernels.matrices import float_tile, tile_size
-from gpt2.kernels.scalars import exp, floats, halves, highest, ints, largest, narrow, signed, words
-from gpt2.kernels.vectors import BFLOAT16, FLOAT32, INT8, LANES, atomic_add, prefetch
+from gpt2.kernels.scalars import exp, floats, halves, highest, ints, largest, signed, words
+from gpt2.kernels.words import atomic_add, prefetch
 
 f32 = np.float32
 ONE = f32(1.0)

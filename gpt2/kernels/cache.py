@@ -1,4 +1,4 @@
-"""How the writing kernels are compiled: once for a processor, then kept on disk under a name of their own sources.
+"""How kernels are compiled: once for a processor, then kept on disk under a name of their own sources.
 
 numba notices only a change of the file in which a kernel stands; kernels here are put together from several files. So
 the folder's name holds a hash of all of them, and a changed helper can never meet machine code of yesterday.
@@ -38,6 +38,12 @@ def exact(function: Callable[..., Any]) -> Any:
     """The same with every sum in the order in which it is written."""
     with _cache_folder() as writable:
         return numba.njit(**OPTIONS, cache=writable)(function)
+
+
+def parallel(function: Callable[..., Any]) -> Any:
+    """`kernel` whose prange is dealt out to numba's threads."""
+    with _cache_folder() as writable:
+        return numba.njit(**OPTIONS, fastmath=FAST, parallel=True, cache=writable)(function)
 
 
 @functools.cache

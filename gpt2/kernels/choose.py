@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from gpt2.kernels.cache import exact
-from gpt2.kernels.survey import BLOCK, add_up, exp, find_peaks, ordered
-from gpt2.kernels.vectors import as_bits, as_float
+from gpt2.kernels.formats import of_rank, rank
+from gpt2.kernels.survey import BLOCK, add_up, exp, find_peaks
 
 f32, i32, i64 = np.float32, np.int32, np.int64
 
@@ -82,8 +82,8 @@ def _collect(row: Any, peaks: Any, floor: Any, temperature: Any, keys: Any) -> A
                 if count == ROOM:
                     return UNFINISHED
                 value = row[token] / temperature
-                bits = i32(0) if value == 0 else i32(as_bits(value))
-                keys[count] = (~i64(ordered(bits)) << i64(32)) | i64(token)
+                order = i32(0) if value == 0 else rank(value)
+                keys[count] = (~i64(order) << i64(32)) | i64(token)
                 count += 1
     return count
 
@@ -95,7 +95,7 @@ def _token(key: Any) -> Any:
 
 @exact
 def _value(key: Any) -> Any:
-    return as_float(np.uint32(ordered(i32(~(key >> i64(32))))))
+    return of_rank(i32(~(key >> i64(32))))
 
 
 @exact

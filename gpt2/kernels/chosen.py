@@ -7,15 +7,17 @@ from typing import Any
 
 
 def by_floats() -> bool:
-    """Whether this processor has AVX2 and nothing wider (vectors.py), and numba is here."""
-    vectors = _vectors()
-    return vectors is not None and bool(vectors.by_floats())
+    """Whether this processor has AVX2 and nothing wider (features.py), and numba is here."""
+    features = _features()
+    return features is not None and bool(features.by_floats())
 
 
 @functools.cache
-def _vectors() -> Any:
+def _features() -> Any:
     try:
-        from gpt2.kernels import vectors
+        import numba  # noqa: F401
+
+        from gpt2.kernels import features
     except Exception:  # a numba that does not fit numpy fails in many ways
         return None
-    return vectors
+    return features

@@ -20,11 +20,12 @@ from numba import types
 from gpt2.kernels import plan as at
 from gpt2.kernels.attention import attention
 from gpt2.kernels.cache import kernel, once
+from gpt2.kernels.lanes import FLOAT32, GROUP
 from gpt2.kernels.low_rank import low_rank
 from gpt2.kernels.matrices import look_up, matmul, shorten, shorten_all
 from gpt2.kernels.scalars import exp, floats, ints, share, words
 from gpt2.kernels.survey import BLOCK, survey
-from gpt2.kernels.vectors import FLOAT32, GROUP, atomic_add, atomic_load, atomic_store, pause, pointer
+from gpt2.kernels.words import atomic_add, atomic_load, atomic_store, pause, pointer
 
 f32 = np.float32
 ONE = f32(1.0)

@@ -14,16 +14,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from gpt2.kernels.blocks import QUERIES
-from gpt2.kernels.cache import _cache_folder
-from gpt2.kernels.rowwise import OPTIONS, exp, fit, highest, narrow
-from gpt2.kernels.vectors import FLOATS, I32, I64, INTS, LANES, Emitter
+from gpt2.kernels.cache import once, parallel
+from gpt2.kernels.formats import fit, narrow
+from gpt2.kernels.lanes import FLOATS, I32, I64, INTS, LANES, Emitter
+from gpt2.kernels.scalars import highest
+from gpt2.kernels.scalars import quick_exp as exp
 
 f32, u16, u32 = np.float32, np.uint16, np.uint32
 
@@ -74,7 +75,7 @@ def multiply(a: Any, a_row: Any, a_pair: Any, rows: Any, pairs: Any, b: Any, b_p
             tile(a + i * a_row, a_row, a_pair, pairs, b + j * 4, b_pair, c.ctypes.data + i * step + j * 4, step, add)
 
 
-@njit(inline="always")
+@once
 def gather(source: Any, start: Any, step: Any, out: Any, length: Any, width: Any) -> None:
     """out[t, d] = source[start + t * step + d] of one head, zeros from `length` on; out (P, at least D)."""
     for t in range(out.shape[0]):
@@ -89,7 +90,7 @@ def gather(source: Any, start: Any, step: Any, out: Any, length: Any, width: Any
                 row[d] = 0
 
 
-@njit(inline="always")
+@once
 def words(rows: Any, out: Any) -> None:
     """out[w, t] = the two numbers 2 w and 2 w + 1 of token t: rows (P, D) -> (D / 2, P)."""
     for t0 in range(0, rows.shape[0], 16):
@@ -98,7 +99,7 @@ def words(rows: Any, out: Any) -> None:
                 out[w, t] = u32(rows[t, 2 * w]) | (u32(rows[t, 2 * w + 1]) << u32(16))
 
 
-@njit(inline="always")
+@once
 def pairs(rows: Any, out: Any) -> None:
     """out[p, d] = number d of the two tokens 2 p and 2 p + 1: rows (P, D) -> (P / 2, D)."""
     for p in range(out.shape[0]):
@@ -107,13 +108,13 @@ def pairs(rows: Any, out: Any) -> None:
             both[d] = u32(even[d]) | (u32(odd[d]) << u32(16))
 
 
-@njit(inline="always")
+@once
 def lowest(lows: Any, first: Any) -> Any:
     """The first key of the block of queries that begins at `first`, on a block's border."""
     return lows[first] // ROWS * ROWS
 
 
-@njit(inline="always")
+@once
 def widest(lows: Any) -> Any:
     """S: the most keys that a block of queries sees."""
     most = 0
@@ -122,7 +123,7 @@ def widest(lows: Any) -> Any:
     return most
 
 
-@njit(inline="always")
+@once
 def softmax_row(scores: Any, weights: Any, low: Any, end: Any, scale: Any) -> Any:
     """weights[low:end] = exp(scale (scores - their maximum)), zeros around; (sum, log of the true sum)."""
     seen, made = scores[low:end], weights[low:end]
@@ -135,6 +136,7 @@ def softmax_row(scores: Any, weights: Any, low: Any, end: Any, scale: Any) -> An
     return total, top * scale + f32(math.log(total))
 
 
+@parallel
 def forward(
     q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, lows: Any, out: Any, norms: Any, scale: Any
 ) -> None:
@@ -174,7 +176,7 @@ def forward(
                     place[d] = narrow(row[d] * inverse)
 
 
-@njit(inline="always")
+@once
 def backward_rows(scores: Any, grads: Any, slopes: Any, low: Any, end: Any, scale: Any, norm: Any) -> None:
     """One query's scores -> probabilities, grads (by these) -> gradient by the scores, both in place.
 
@@ -193,7 +195,7 @@ def backward_rows(scores: Any, grads: Any, slopes: Any, low: Any, end: Any, scal
     scores[end:], grads[end:], slopes[end:] = 0, 0, 0
 
 
-@njit(inline="always")
+@once
 def pair_up(values: Any, width: Any, out: Any) -> None:
     """out[p, j] = rows 2 p and 2 p + 1 of values at j, rounded to bfloat16."""
     for p in range(out.shape[0]):
@@ -202,7 +204,7 @@ def pair_up(values: Any, width: Any, out: Any) -> None:
             both[j] = u32(narrow(even[j])) | (u32(narrow(odd[j])) << u32(16))
 
 
-@njit(inline="always")
+@once
 def scatter(values: Any, out: Any, first: Any, count: Any) -> None:
     """out[first + i] = values[i] rounded; out (T, D) of one head."""
     for i in range(count):
@@ -211,6 +213,7 @@ def scatter(values: Any, out: Any, first: Any, count: Any) -> None:
             place[d] = fit(row[d], place)
 
 
+@parallel
 def backward(
     q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, lows: Any, grad: Any, grad_steps: Any, norms: Any,
     scale: Any, out: Any,
@@ -263,10 +266,3 @@ def backward(
                      d_k[begin:], width, 1)  # fmt: skip
         scatter(d_k, out[b, :, 1, h], 0, length)
         scatter(d_v, out[b, :, 2, h], 0, length)
-
-
-with (
-    _cache_folder() as writable
-):  # the folder's name holds a hash of vectors.py and rowwise.py too, which these are made of
-    forward = numba.njit(**{**OPTIONS, "cache": writable})(forward)
-    backward = numba.njit(**{**OPTIONS, "cache": writable})(backward)

@@ -11,23 +11,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import njit, prange
 
-from gpt2.kernels.cache import _cache_folder
+from gpt2.kernels.cache import once, parallel
 from gpt2.kernels.flash import ROWS, backward_rows, gather, lowest, scatter, softmax_row, widest
-from gpt2.kernels.rowwise import OPTIONS
+from gpt2.kernels.lanes import LANES
 from gpt2.kernels.tiles import turn
 from gpt2.kernels.tiles_float import TALL, tile
-from gpt2.kernels.vectors import LANES
 
 f32 = np.float32
 
 WHOLE, REST = ROWS // TALL * TALL, ROWS % TALL  # of a block's rows, those in whole tiles
 
 
-@njit(inline="always")
+@once
 def strip(first: Any, a: Any, a_row: Any, a_column: Any, depth: Any, b: Any, b_row: Any, c: Any, c_row: Any,
           start: Any, add: Any) -> None:  # fmt: skip
     """`tile` of a block's rows from `first` on: the last ones of it are few."""
@@ -76,7 +74,7 @@ def over_queries(weights: Any, seen: Any, rows: Any, row: Any, out: Any, width: 
                       rows + 4 * (first * row + j), 4 * row, place, out_step, nothing.ctypes.data, 1)  # fmt: skip
 
 
-@njit(inline="always")
+@once
 def turn_rows(rows: Any, width: Any, out: Any) -> None:
     """out (D, P) = rows (P, D) turned, both with further columns."""
     step, to = 4 * rows.shape[1], 4 * out.shape[1]
@@ -85,6 +83,7 @@ def turn_rows(rows: Any, width: Any, out: Any) -> None:
             turn(rows.ctypes.data + t * step + 4 * d, step, out.ctypes.data + d * to + 4 * t, to)
 
 
+@parallel
 def forward(
     q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, lows: Any, out: Any, norms: Any, scale: Any
 ) -> None:
@@ -119,6 +118,7 @@ def forward(
                     place[d] = row[d] * inverse
 
 
+@parallel
 def backward(
     q: Any, k: Any, v: Any, steps: Any, heads: Any, length: Any, lows: Any, grad: Any, grad_steps: Any, norms: Any,
     scale: Any, out: Any,
@@ -160,8 +160,3 @@ def backward(
             over_queries(slopes, seen, queries, wide, d_k[begin:], width)
         scatter(d_k, out[b, :, 1, h], 0, length)
         scatter(d_v, out[b, :, 2, h], 0, length)
-
-
-with _cache_folder() as writable:  # made of flash.py, tiles_float.py and rowwise.py too, whose hash that folder holds
-    forward = numba.njit(**{**OPTIONS, "cache": writable})(forward)
-    backward = numba.njit(**{**OPTIONS, "cache": writable})(backward)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gpt2.kernels import flash, flash_float, matmul, rowwise, vectors
+from gpt2.kernels import features, flash, flash_float, matmul, rowwise
 from gpt2.kernels.blocks import HEAD_ROWS
 from gpt2.kernels.buffers import bits, matrix, rows_of, workspaces
-from gpt2.kernels.vectors import HAS_BF16, LANES
+from gpt2.kernels.features import HAS_BF16
+from gpt2.kernels.lanes import LANES
 
 
 class Linear(torch.autograd.Function):
@@ -154,7 +155,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, lows: Any) -> Tensor:
 def flashes(q: Tensor) -> bool:
     """Whether there are tiles for heads (..., D) of this width and number format, and the processor's instructions."""
     if q.dtype == torch.float32:
-        return vectors.by_floats() and q.size(-1) % LANES == 0
+        return features.by_floats() and q.size(-1) % LANES == 0
     return HAS_BF16 and q.size(-1) % flash.COLUMNS == 0
 
 

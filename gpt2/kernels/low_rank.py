@@ -11,8 +11,8 @@ import numpy as np
 
 from gpt2.kernels import plan as at
 from gpt2.kernels.cache import kernel
+from gpt2.kernels.lanes import LANES
 from gpt2.kernels.scalars import floats, ints, share, words
-from gpt2.kernels.vectors import LANES
 
 f32 = np.float32
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpt2.kernels import products, products_float, vectors
+from gpt2.kernels import features, products, products_float
 from gpt2.kernels.blocks import NARROW
 from gpt2.kernels.buffers import bits
+from gpt2.kernels.features import HAS_BF16
+from gpt2.kernels.lanes import LANES
 from gpt2.kernels.tiles import COLUMNS
-from gpt2.kernels.vectors import HAS_BF16, LANES
 
 NARROW_FLOATS = 64  # a side below this is left to torch
 APART = 32  # numbers added to a turned row: rows 4,096 bytes apart would share a few places of the first cache
@@ -61,7 +62,7 @@ def suits(x: Tensor, rows: int, columns: int, length: int) -> bool:
 
 def suits_floats(x: Tensor, rows: int, columns: int, length: int) -> bool:
     """The same of products_float.py."""
-    return x.dtype == torch.float32 and vectors.by_floats() and min(rows, columns, length) >= NARROW_FLOATS
+    return x.dtype == torch.float32 and features.by_floats() and min(rows, columns, length) >= NARROW_FLOATS
 
 
 def multiply(

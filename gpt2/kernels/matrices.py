@@ -11,8 +11,10 @@ import numpy as np
 
 from gpt2.kernels import plan as at
 from gpt2.kernels.cache import kernel, once
-from gpt2.kernels.scalars import floats, halves, ints, largest, narrow, share, signed, unsigned, widen, words
-from gpt2.kernels.vectors import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES, tile_bytes, tile_float, tile_halves
+from gpt2.kernels.formats import narrow, widen
+from gpt2.kernels.lanes import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
+from gpt2.kernels.scalars import floats, halves, ints, largest, share, signed, unsigned, words
+from gpt2.kernels.vectors import tile_bytes, tile_float, tile_halves
 
 f32 = np.float32
 

@@ -4,7 +4,6 @@ Each call packs a range of 16-row blocks and releases the GIL, so that plain thr
 laid out as (columns, 16) in a scratch tile, whatever the source's strides: 16 rows side by side fill a vector, and
 every sum over columns runs in each lane by itself, in the order of the oracle. No fastmath: the same bits are
 the point.
-
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+
+from gpt2.kernels.cache import exact, once
+from gpt2.kernels.formats import narrow, widen
+from gpt2.kernels.words import as_bits
 
 f32 = np.float32
 u32 = np.uint32
 i32 = np.int32
 
 LANES, CHUNK = 16, 64
-OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 ROUND = f32(12582912.0)  # 1.5 * 2^23: added and taken off again, a small number is whole, ties to even
 MAGNITUDE, EXPONENT = u32(0x7FFFFFFF), u32(0x7F800000)
 
@@ -83,30 +82,13 @@ def _source(matrix: npt.NDArray[np.float32]) -> Source:
     return Source(flat, *steps, rows, columns)
 
 
-@intrinsic
-def _as_float(typingctx: Any, bits: Any) -> Any:
-    return types.float32(types.uint32), lambda ctx, b, sig, args: b.bitcast(args[0], ir.FloatType())
-
-
-@intrinsic
-def _as_bits(typingctx: Any, value: Any) -> Any:
-    return types.uint32(types.float32), lambda ctx, b, sig, args: b.bitcast(args[0], ir.IntType(32))
-
-
-@njit(inline="always")
-def _narrow(value: Any) -> Any:
-    """float32 -> bfloat16 bits as uint32, ties to even; finite numbers only."""
-    bits = _as_bits(value)
-    return (bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16)
-
-
-@njit(inline="always")
+@once
 def _whole(value: Any, low: Any, high: Any) -> Any:
     """Cut to [low, high] and round, ties to even."""
     return (min(max(value, low), high) + ROUND) - ROUND
 
 
-@njit(**OPTIONS)
+@exact
 def _load(source: Any, block: int, tile: Any) -> bool:
     """16 rows into tile (Kp, 16), zeros where there are none; False if a number is not finite."""
     flat, row_step, column_step, rows, columns = source
@@ -127,11 +109,11 @@ def _load(source: Any, block: int, tile: Any) -> bool:
     top = u32(0)
     for column in range(columns):
         for lane in range(LANES):
-            top = max(top, _as_bits(tile[column, lane]) & MAGNITUDE)
+            top = max(top, as_bits(tile[column, lane]) & MAGNITUDE)
     return top < EXPONENT
 
 
-@njit(**OPTIONS)
+@exact
 def pack_float32(source: Any, data: Any, begin: int, end: int) -> bool:
     """Blocks begin to end of data, float32 [Np/16][Kp][16]; False if a number is not finite."""
     for block in range(begin, end):
@@ -141,7 +123,7 @@ def pack_float32(source: Any, data: Any, begin: int, end: int) -> bool:
     return True
 
 
-@njit(**OPTIONS)
+@exact
 def pack_bfloat16(source: Any, data: Any, begin: int, end: int) -> bool:
     """Blocks begin to end of data, uint16 [Np/16][Kp/2][16][2]; False if a number is not finite."""
     tile = np.zeros((2 * data.shape[1], LANES), f32)
@@ -151,12 +133,12 @@ def pack_bfloat16(source: Any, data: Any, begin: int, end: int) -> bool:
         target = data[block]
         for pair in range(len(target)):
             for lane in range(LANES):
-                target[pair, lane, 0] = np.uint16(_narrow(tile[2 * pair, lane]))
-                target[pair, lane, 1] = np.uint16(_narrow(tile[2 * pair + 1, lane]))
+                target[pair, lane, 0] = narrow(tile[2 * pair, lane])
+                target[pair, lane, 1] = narrow(tile[2 * pair + 1, lane])
     return True
 
 
-@njit(**OPTIONS)
+@exact
 def pack_int8(source: Any, data: Any, scales: Any, group: int, begin: int, end: int) -> bool:
     """Blocks begin to end of data, uint32 [Np/16][Kp/4][16], and scales; False if a number is not finite."""
     width = data.shape[1] * 4
@@ -171,7 +153,7 @@ def pack_int8(source: Any, data: Any, scales: Any, group: int, begin: int, end: 
     return True
 
 
-@njit(**OPTIONS)
+@exact
 def _int8_group(tile: Any, words: Any, scales: Any) -> None:
     """tile (group, 16) -> four columns to a word, words (group / 4, 16), and 16 scales."""
     top, step = np.zeros(LANES, f32), np.empty(LANES, f32)
@@ -179,9 +161,8 @@ def _int8_group(tile: Any, words: Any, scales: Any) -> None:
         for lane in range(LANES):
             top[lane] = max(top[lane], abs(tile[column, lane]))
     for lane in range(LANES):
-        bits = _narrow(top[lane] / f32(127.0))
-        scales[lane] = np.uint16(bits)
-        scale = _as_float(bits << u32(16))
+        scales[lane] = narrow(top[lane] / f32(127.0))
+        scale = widen(scales[lane])
         step[lane] = scale if scale != f32(0.0) else f32(np.inf)  # a number by infinity is 0
     for word in range(words.shape[0]):
         for lane in range(LANES):
@@ -192,7 +173,7 @@ def _int8_group(tile: Any, words: Any, scales: Any) -> None:
             words[word, lane] = total
 
 
-@njit(**OPTIONS)
+@exact
 def pack_int4(source: Any, data: Any, scales: Any, clips: Any, begin: int, end: int) -> bool:
     """Blocks begin to end of data, uint32 [Np/16][Kp/64][8][16], and scales; False if a number is not finite."""
     tile = np.zeros((data.shape[1] * CHUNK, LANES), f32)
@@ -207,7 +188,7 @@ def pack_int4(source: Any, data: Any, scales: Any, clips: Any, begin: int, end: 
     return True
 
 
-@njit(**OPTIONS)
+@exact
 def _search(tile: Any, units: Any, clips: Any, scales: Any) -> None:
     """The scales (16) of tile (64, 16) with the least squared error; units (64, 16) is scratch. See the oracle."""
     top, best, found = np.zeros(LANES, f32), np.full(LANES, f32(-1.0)), np.zeros(LANES, f32)
@@ -234,15 +215,15 @@ def _search(tile: Any, units: Any, clips: Any, scales: Any) -> None:
             found[lane] = products[lane] / square if gain > best[lane] else found[lane]
             best[lane] = max(gain, best[lane])
     for lane in range(LANES):
-        scales[lane] = np.uint16(_narrow(found[lane] * top[lane] + f32(0.0)))
+        scales[lane] = narrow(found[lane] * top[lane] + f32(0.0))
 
 
-@njit(**OPTIONS)
+@exact
 def _int4_group(tile: Any, scales: Any, words: Any) -> None:
     """tile (64, 16) by its scales -> eight columns to a word, words (8, 16)."""
     step = np.empty(LANES, f32)
     for lane in range(LANES):
-        scale = _as_float(u32(scales[lane]) << u32(16))
+        scale = widen(scales[lane])
         step[lane] = scale if scale != f32(0.0) else f32(np.inf)
     for word in range(8):
         for lane in range(LANES):

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from gpt2.kernels.cache import _cache_folder
-from gpt2.kernels.rowwise import OPTIONS, narrow, widen
+from gpt2.kernels.cache import once, parallel
+from gpt2.kernels.formats import narrow, widen
+from gpt2.kernels.lanes import LANES
 from gpt2.kernels.tiles import COLUMNS, TALL, fetch, put_square, tile, turn, turn_halves
-from gpt2.kernels.vectors import LANES
 
 f32, u32 = np.float32, np.uint32
 
@@ -27,6 +26,7 @@ ROWS = 240  # rows whose float32 sums wait to be rounded: a multiple of TALL and
 DEPTH, WHOLE = 2048, 4096  # K is cut into parts of DEPTH where it is more than WHOLE
 
 
+@parallel
 def transpose(x: Any, out: Any) -> None:
     """out[:F, :N] = x (N, F) turned."""
     (rows, columns), along = x.shape, out.shape[1]
@@ -41,7 +41,7 @@ def transpose(x: Any, out: Any) -> None:
                 out[j, i] = x[i, j]
 
 
-@njit(inline="always")
+@once
 def pack_pairs(b: Any, k: Any, depth: Any, column: Any, out: Any) -> None:
     """out[p, j] = numbers k + 2 p and k + 2 p + 1 of column `column` + j of b (K, N)."""
     step = 2 * b.shape[1]
@@ -55,7 +55,7 @@ def pack_pairs(b: Any, k: Any, depth: Any, column: Any, out: Any) -> None:
             both[j] = u32(even[j]) | (u32(odd[j]) << u32(16))
 
 
-@njit(inline="always")
+@once
 def pack_words(b: Any, k: Any, depth: Any, column: Any, out: Any) -> None:
     """The same of b (N, K): a column's numbers lie side by side, so that words of two are turned."""
     step, full = 2 * b.shape[1], depth // 2 // LANES * LANES
@@ -70,7 +70,7 @@ def pack_words(b: Any, k: Any, depth: Any, column: Any, out: Any) -> None:
                 out[p, i] = u32(b[column + i, k + 2 * p]) | (u32(b[column + i, k + 2 * p + 1]) << u32(16))
 
 
-@njit(inline="always")
+@once
 def tiles(
     a: Any,
     k: Any,
@@ -96,7 +96,7 @@ def tiles(
         tile(2, left + i * step, step, pairs, right, held + 4 * COLUMNS * i, k, place, out_row, bias, add)
 
 
-@njit(inline="always")
+@once
 def put_turned(sums: Any, rows: Any, add: Any, out: Any, first: Any, column: Any) -> None:
     """out[column + j, first + i] = sums[i, j], or added to it."""
     step, whole = 2 * out.shape[1], rows // LANES * LANES
@@ -110,6 +110,7 @@ def put_turned(sums: Any, rows: Any, add: Any, out: Any, first: Any, column: Any
             out[column + j, first + i] = narrow(sums[i, j] + held)
 
 
+@parallel
 def product(a: Any, b: Any, by_words: Any, bias: Any, add: Any, out: Any, turned: Any, groups: Any, parts: Any) -> None:
     """out (M, N) = a[:, :K] @ b + bias, or added to out; b is (K, N), or (N, K) where `by_words`.
 
@@ -144,8 +145,3 @@ def product(a: Any, b: Any, by_words: Any, bias: Any, add: Any, out: Any, turned
                     tiles(a, k, deep, first, rows, packed, block, goal, step, bias.ctypes.data + 4 * column, add)
                     if last and turned:
                         put_turned(block, rows, add, out, first, column)
-
-
-with _cache_folder() as writable:  # made of vectors.py and rowwise.py too, whose hash that folder's name holds
-    product = numba.njit(**{**OPTIONS, "cache": writable})(product)
-    transpose = numba.njit(**{**OPTIONS, "cache": writable})(transpose)

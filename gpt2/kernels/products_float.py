@@ -13,15 +13,13 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from gpt2.kernels.cache import _cache_folder
-from gpt2.kernels.rowwise import OPTIONS
+from gpt2.kernels.cache import once, parallel
+from gpt2.kernels.lanes import LANES
 from gpt2.kernels.tiles import fetch, turn
 from gpt2.kernels.tiles_float import STRIP, TALL, move, packed_tile, turn_eight
-from gpt2.kernels.vectors import LANES
 
 f32 = np.float32
 
@@ -34,7 +32,7 @@ AT_ONCE = 4  # panels that one thread packs side by side
 PANELS = 128  # of the right side, packed at a time
 
 
-@njit(inline="always")
+@once
 def pack_panels(b: Any, turned: Any, k: Any, deep: Any, column: Any, count: Any, out: Any) -> None:
     """out[n, p, j] = number k + p of column `column` + LANES n + j of b (K, N), or (N, K) if `turned`: `count` panels.
 
@@ -66,7 +64,7 @@ def pack_panels(b: Any, turned: Any, k: Any, deep: Any, column: Any, count: Any,
             out[whole, p, columns - first :] = f32(0.0)
 
 
-@njit(inline="always")
+@once
 def pack_strips(a: Any, turned: Any, k: Any, deep: Any, top: Any, bottom: Any, out: Any) -> None:
     """out[s, p, i] = number k + p of row `top` + TALL s + i of a (M, K), or (K, M) if `turned`, below `bottom`.
 
@@ -98,7 +96,7 @@ def pack_strips(a: Any, turned: Any, k: Any, deep: Any, top: Any, bottom: Any, o
                     strip[p, i] = a[first + i, k + p]
 
 
-@njit(inline="always")
+@once
 def put(part: Any, out: Any, row: Any, column: Any, add: Any) -> None:
     """The part of a tile that lies within out."""
     for i in range(min(TALL, out.shape[0] - row)):
@@ -106,6 +104,7 @@ def put(part: Any, out: Any, row: Any, column: Any, add: Any) -> None:
             out[row + i, column + j] = part[i, j] + (out[row + i, column + j] if add else f32(0.0))
 
 
+@parallel
 def product(
     a: Any, a_turned: Any, b: Any, b_turned: Any, bias: Any, add: Any, out: Any, packed: Any, groups: Any, even: Any
 ) -> None:
@@ -164,7 +163,3 @@ _room = _Room()
 def room() -> Any:
     """The memory that `product` packs into, kept from call to call, each thread's own."""
     return _room.memory
-
-
-with _cache_folder() as writable:  # made of vectors.py and tiles too, whose hash that folder's name holds
-    product = numba.njit(**{**OPTIONS, "cache": writable})(product)

@@ -1,4 +1,4 @@
-"""What all writing kernels are made of: arrays at addresses, bits of floats, exp, maxima."""
+"""What kernels are made of: arrays at addresses, bits of floats, exp, maxima."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numba
 import numpy as np
 
 from gpt2.kernels.cache import kernel
-from gpt2.kernels.vectors import as_bits, as_float, pointer
+from gpt2.kernels.formats import of_rank, rank
+from gpt2.kernels.words import as_bits, as_float, pointer
 
 f32 = np.float32
 
@@ -44,19 +45,6 @@ def unsigned(address: Any, count: Any) -> Any:
 
 
 @kernel
-def widen(half: Any) -> Any:
-    """bfloat16 bits -> float32, exact."""
-    return as_float(np.uint32(np.uint32(half) << np.uint32(16)))
-
-
-@kernel
-def narrow(value: Any) -> Any:
-    """float32 -> bfloat16 bits, to the nearest, ties to even."""
-    bits = as_bits(f32(value))
-    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-
-@kernel
 def largest(x: Any, count: Any) -> Any:
     """The largest absolute number of x[:count]. As whole numbers, in whose maximum no NaN hinders vectors."""
     top = np.int32(0)
@@ -67,29 +55,48 @@ def largest(x: Any, count: Any) -> Any:
 
 @kernel
 def highest(x: Any, count: Any) -> Any:
-    """The maximum of x[:count], likewise: a float's bits are in order, but for negative ones, whose lower bits turn."""
-    top = np.int32(-0x80000000)
-    for i in range(count):
-        bits = np.int32(as_bits(x[i]))
-        top = max(top, bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    return as_float(np.uint32(top ^ ((top >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+    """The maximum of x[:count], stored numbers, count at least 1. A NaN of the usual sign is larger than any number."""
+    top = rank(x[0])
+    for i in range(1, count):
+        top = max(top, rank(x[i]))
+    return of_rank(top)
 
 
 @kernel
 def exp(x: Any) -> Any:
-    """exp to about 2e-7 relative: a power of two times a polynomial, arithmetic that LLVM turns into vectors."""
+    """exp to about 2e-7 relative, by arithmetic that LLVM turns into vectors.
+
+    The argument is cut to [-87, 88]; NaN stays NaN.
+    """
+    whole, rest = _split(x)
+    return _power(whole, rest, f32(1.5252734e-5) * rest + f32(1.5403530e-4))
+
+
+@kernel
+def quick_exp(x: Any) -> Any:
+    """`exp` to about 2e-6 relative."""
+    whole, rest = _split(x)
+    return _power(whole, rest, f32(1.5403530e-4))
+
+
+@kernel
+def _split(x: Any) -> Any:
+    """exp(x) as a power of two: its exponent's whole part and the rest, at most a half."""
     z = min(max(x, f32(-87.0)), f32(88.0)) * f32(1.4426950408889634)
-    n = np.floor(z + f32(0.5))
-    r = z - n
-    p = f32(1.5252734e-5)
-    p = p * r + f32(1.5403530e-4)
-    p = p * r + f32(1.3333558e-3)
-    p = p * r + f32(9.6181291e-3)
-    p = p * r + f32(5.5504109e-2)
-    p = p * r + f32(2.4022651e-1)
-    p = p * r + f32(6.9314718e-1)
-    p = p * r + f32(1.0)
-    return p * as_float(np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)))
+    whole = np.floor(z + f32(0.5))
+    return whole, z - whole
+
+
+@kernel
+def _power(whole: Any, rest: Any, p: Any) -> Any:
+    """2^(whole + rest), of a polynomial whose leading coefficients make p."""
+    p = p * rest + f32(1.3333558e-3)
+    p = p * rest + f32(9.6181291e-3)
+    p = p * rest + f32(5.5504109e-2)
+    p = p * rest + f32(2.4022651e-1)
+    p = p * rest + f32(6.9314718e-1)
+    p = p * rest + f32(1.0)
+    return p * as_float(np.uint32((np.int32(whole) + np.int32(127)) << np.int32(23)))
 
 
 @kernel

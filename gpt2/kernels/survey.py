@@ -11,33 +11,17 @@ from typing import Any
 import numpy as np
 
 from gpt2.kernels.cache import kernel
-from gpt2.kernels.vectors import as_bits, as_float
+from gpt2.kernels.formats import of_rank, rank
+from gpt2.kernels.scalars import quick_exp
 
 f32, i32 = np.float32, np.int32
 BLOCK = 64  # logits under one maximum
 
 
 @kernel
-def ordered(bits: Any) -> Any:
-    """A float's bits -> a whole number in the same order (and back): maxima of whole numbers become vectors."""
-    return bits ^ ((bits >> i32(31)) & i32(0x7FFFFFFF))
-
-
-@kernel
 def exp(x: Any) -> Any:
-    """exp of x <= 0 as gpt2.kernels.rowwise has it; 0 below -87, NaN stays NaN."""
-    z = x * f32(1.4426950408889634)
-    n = np.floor(z + f32(0.5))
-    r = z - n
-    p = f32(1.5403530e-4)
-    p = p * r + f32(1.3333558e-3)
-    p = p * r + f32(9.6181291e-3)
-    p = p * r + f32(5.5504109e-2)
-    p = p * r + f32(2.4022651e-1)
-    p = p * r + f32(6.9314718e-1)
-    p = p * r + f32(1.0)
-    power = as_float(np.uint32((i32(max(n, f32(-126.0))) + i32(127)) << i32(23)))
-    return f32(0.0) if x < f32(-87.0) else p * power
+    """quick_exp of x <= 0, but 0 below -87."""
+    return f32(0.0) if x < f32(-87.0) else quick_exp(x)
 
 
 @kernel
@@ -48,10 +32,10 @@ def find_peaks(row: Any, peaks: Any) -> Any:
         part = row[block * BLOCK : (block + 1) * BLOCK]
         peak = i32(-0x80000000)
         for j in range(part.shape[0]):
-            peak = max(peak, ordered(i32(as_bits(part[j]))))
-        peaks[block] = as_float(np.uint32(ordered(peak)))
+            peak = max(peak, rank(part[j]))
+        peaks[block] = of_rank(peak)
         top = max(top, peak)
-    return as_float(np.uint32(ordered(top)))
+    return of_rank(top)
 
 
 @kernel

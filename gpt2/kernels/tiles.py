@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpt2.kernels.vectors import BFLOAT16, FLOATS, I32, I64, INTS, LANES, SHORTS, BFloat, Emitter
+from gpt2.kernels.lanes import BFLOAT16, FLOATS, I32, I64, INTS, LANES, SHORTS, BFloat, Emitter
 
 TALL, WIDE = 6, 4  # a tile: rows, and vectors of 16 columns
 COLUMNS = WIDE * LANES

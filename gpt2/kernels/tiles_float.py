@@ -14,8 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from gpt2.kernels.lanes import F32, FLOATS, I32, I64, LANES, Emitter
 from gpt2.kernels.tiles import prefetch
-from gpt2.kernels.vectors import F32, FLOATS, I32, I64, LANES, Emitter
 
 TALL = 6  # rows of a tile, which is LANES columns wide
 STRIP = 8  # numbers from one column of a packed strip of TALL rows to the next: what a register holds

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from gpt2 import hardware
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.distributed.launch import Place
 from gpt2.distributed.mesh import MeshSizes, check_model, mesh_sizes
 from gpt2.distributed.parallelize import parallelize
 from gpt2.errors import UserError
+from gpt2.kernels.peak import device_peak
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.runtime import Runtime, say, seed_everything
@@ -146,7 +146,7 @@ def compiler(config: RunSettings, place: Place, tokens: float) -> Callable[[GPT]
     """Compiles a model's blocks where the settings say so, or where a run over so many tokens repays it."""
 
     def compile_model(model: GPT) -> None:
-        peak = hardware.device_peak(place.device, config.dtype)
+        peak = device_peak(place.device, config.dtype)
         compile_blocks(model, config.compile, place.device, peak, tokens / place.ranks.world_size)
 
     return compile_model

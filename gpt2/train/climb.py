@@ -17,7 +17,7 @@ from gpt2 import atomic
 from gpt2.checkpoint.find import follow
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
-from gpt2.data.shards import open_split
+from gpt2.data.shards import open_split, read_meta
 from gpt2.distributed.launch import take_place
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
@@ -26,6 +26,7 @@ from gpt2.train import plan as steps
 from gpt2.train.build import build_run, resolve, sizes_of
 from gpt2.train.config import TrainConfig
 from gpt2.train.ladder import (
+    ENOUGH_EPOCHS,
     ENOUGH_STEPS,
     FEWEST_STEPS,
     MANY_EPOCHS,
@@ -37,10 +38,11 @@ from gpt2.train.ladder import (
     read_object,
 )
 from gpt2.train.pretrain import prepare, pretrain, resume
-from gpt2.train.scaling import Law, Point, fit
+from gpt2.train.scaling import Law, Point, fit, floor_of
 from gpt2.train.validate import validate
 from gpt2.train.words import clock, short
 
+Ladder = Sequence[GPTConfig]
 AXES: dict[str, Callable[[Point], float]] = {
     "parameters": lambda point: point.parameters,
     "tokens": lambda point: point.tokens,
@@ -69,29 +71,43 @@ class Prediction:
     points: tuple[Point, ...]
 
 
-def make_plan(draft: Plan, ladders: Sequence[Sequence[GPTConfig]], seconds: float, out: Path) -> Plan:
+def make_plan(draft: Plan, ladders: Sequence[Ladder], seconds: float, out: Path, wider: Sequence[Ladder] = ()) -> Plan:
     """The draft with the first of these ladders that the time is enough for.
 
-    Each size is measured on this machine for a few seconds, then the time is dealt out. UserError if there is too
-    little even for the last one.
+    Where its largest size would read the text too often, with the first of the wider ones that does not, or the last
+    that the time allows. Each size is measured on this machine for a few seconds, then the time is dealt out.
+    UserError if there is too little even for the last of `ladders`.
     """
-    end, known, text = time.monotonic() + seconds, dict[GPTConfig, float](), len(open_split(draft.data, "val"))
-    for models in ladders:
+    end, known = time.monotonic() + seconds, dict[GPTConfig, float]()
+    train, val = (len(open_split(draft.data, name)) for name in ("train", "val"))
+
+    def deal(models: Ladder, fewest_steps: int) -> Plan:
         say(f"measuring {len(models)} sizes for {clock(seconds)} of training")
         for model in models:
             if model not in known:
                 known[model] = seconds_per_token(draft.settings(make_rung(0, model, 1), out))
-        speeds, left, last = [known[model] for model in models], end - time.monotonic(), models is ladders[-1]
-        held_out = held_out_tokens(speeds, left, text)
-        try:
-            rungs = divide(models, speeds, left, held_out, FEWEST_STEPS if last else ENOUGH_STEPS)
-        except UserError:
-            if last:
-                raise
-            continue
-        break
-    warn(rungs, len(open_split(draft.data, "train")))
-    return replace(draft, held_out_tokens=held_out, rungs=tuple(rungs))
+        speeds, left = [known[model] for model in models], end - time.monotonic()
+        held_out = held_out_tokens(speeds, left, val)
+        return replace(
+            draft, held_out_tokens=held_out, rungs=tuple(divide(models, speeds, left, held_out, fewest_steps))
+        )
+
+    *longer, last = ladders
+    plan = next(filter(None, (attempt(deal, models) for models in longer)), None) or deal(last, FEWEST_STEPS)
+    for models in wider:
+        if plan.rungs[-1].tokens <= ENOUGH_EPOCHS * train or (found := attempt(deal, models)) is None:
+            break
+        plan = found
+    warn(plan.rungs, train)
+    return plan
+
+
+def attempt(deal: Callable[[Ladder, int], Plan], models: Ladder) -> Plan | None:
+    """A plan, or None where the time is too short for it."""
+    try:
+        return deal(models, ENOUGH_STEPS)
+    except UserError:
+        return None
 
 
 def warn(rungs: Sequence[Rung], text: int) -> None:
@@ -156,7 +172,8 @@ def predict(plan: Plan, points: tuple[Point, ...], path: Path) -> Prediction:
     rung = plan.rungs[-1]
     unknown = rung.point(rung.tokens, 0.0)
     losses = [point.loss for point in points]
-    laws = {name: fit([of(point) for point in points], losses) for name, of in AXES.items()}
+    floor = floor_of(read_meta(plan.data).bytes_per_token)
+    laws = {name: fit([of(point) for point in points], losses, floor) for name, of in AXES.items()}
     by = {name: laws[name](of(unknown)) for name, of in AXES.items()}
     written = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     found = Prediction(written, rung.name, by["compute"], by, losses[-1], laws, points)

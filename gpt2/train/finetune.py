@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2 import hardware
 from gpt2.checkpoint.find import find_folder, follow
 from gpt2.checkpoint.train_state import read_run_config
 from gpt2.data.examples import Encoded
 from gpt2.distributed.launch import Place, joined, restarted, take_place
 from gpt2.errors import UserError
+from gpt2.kernels.peak import device_peak
 from gpt2.model.gpt import GPT
 from gpt2.model.sizes import parameters
 from gpt2.runtime import Runtime, say
@@ -180,7 +180,7 @@ def tune_run(
         describe(config, lessons, run)
     metrics = open_metrics(config, run.state.step, run.ranks)
     work = ADAPTER_WORK if config.method == "lora" else 1.0
-    live = Live(run, hardware.device_peak(config.device, config.dtype), quiet, work=work)
+    live = Live(run, device_peak(config.device, config.dtype), quiet, work=work)
     hooks: list[Hook] = [live, Log(metrics, live, config.log_every)]
     batches = held_out(config, lessons, run, place)
     evaluate: Evaluate | Unjudged = Unjudged()

@@ -26,11 +26,12 @@ CONTEXT = 128
 EVALUATIONS = 6  # of a run, at even distances
 HELD_OUT = 16_384, 131_072  # tokens of every evaluation, the same for all sizes: the fewest and the most
 EVALUATED = 0.1  # of the time, where that is enough for the fewest
-SAFETY = 0.86  # of the time budget: machines drift
+SAFETY = 0.8  # of the time budget: machines drift
 RUN_SECONDS = 5.0  # that a run takes beside its steps: start, last checkpoint, report
 FEWEST_STEPS = 30  # of the smallest size: less is no training
 ENOUGH_STEPS = 40  # with fewer a shorter ladder is better, where there may be one
 SIZES = 5, 4, 3  # to fit a law through, where nobody says how many: as many as the time allows
+ENOUGH_EPOCHS = 1.5  # that the largest size reads: with more of them wider sizes are better, where there is time
 MANY_EPOCHS = 4.0  # from where repeated text is worth less than new (Muennighoff et al. 2023)
 RECIPE: dict[str, Any] = {
     "batch_tokens": 2048,

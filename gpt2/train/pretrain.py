@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from gpt2 import config as settings
-from gpt2 import hardware
 from gpt2.checkpoint.find import find_folder
 from gpt2.checkpoint.train_state import read_run_config
 from gpt2.distributed.launch import joined, restarted, take_place
 from gpt2.errors import UserError
+from gpt2.kernels.peak import device_peak
 from gpt2.model.gpt import GPT
 from gpt2.model.sizes import parameters
 from gpt2.runtime import Runtime, say
@@ -162,7 +162,7 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
     out = Path(config.out)
     describe(config, run, corpus, quiet)
     metrics = open_metrics(config, run.state.step, run.ranks)
-    peak = hardware.device_peak(config.device, config.dtype)
+    peak = device_peak(config.device, config.dtype)
     live = Live(run, peak, quiet, config.ramp.tokens_before)
     evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens)
     hooks: list[Hook] = [live, Stretch(config), Log(metrics, live, config.log_every), evaluate]

@@ -14,6 +14,7 @@ import pytest
 from tiny_models import TINY, make, write_model
 
 from gpt2 import hardware
+from gpt2.kernels import peak
 from gpt2.model.presets import PRESETS
 from gpt2.model.sizes import parameters
 
@@ -36,7 +37,7 @@ def plan(gpt2: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def still_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine as a processor of a teraflop with 16 GB free, nothing measured."""
-    monkeypatch.setattr(hardware, "device_peak", lambda device, dtype: 1e12)
+    monkeypatch.setattr(peak, "device_peak", lambda device, dtype: 1e12)
     monkeypatch.setattr(hardware, "memory", lambda: (20 * 10**9, 16 * 10**9))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2.kernels import fused, ops, vectors
+from gpt2.kernels import features, fused, ops
 from gpt2.model.config import IGNORE_INDEX, GPTConfig
 from gpt2.model.gpt import GPT
 
@@ -21,7 +21,7 @@ Function = Callable[..., Tensor]
 @pytest.fixture(autouse=True)
 def floats(monkeypatch: pytest.MonkeyPatch) -> None:
     """float32's kernels on any processor: only where they are the fastest are they taken by themselves."""
-    monkeypatch.setattr(vectors, "by_floats", lambda: True)
+    monkeypatch.setattr(features, "by_floats", lambda: True)
 
 
 def gradients(function: Function, tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

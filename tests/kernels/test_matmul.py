@@ -8,8 +8,8 @@ from torch import Tensor
 
 from gpt2.kernels import matmul, products
 from gpt2.kernels.buffers import bits
+from gpt2.kernels.features import HAS_BF16
 from gpt2.kernels.tiles import COLUMNS
-from gpt2.kernels.vectors import HAS_BF16
 
 ROUNDING = 4e-3  # relative, of whole matrices: one rounding to 8 bits
 pytestmark = pytest.mark.skipif(not HAS_BF16, reason="needs a processor that multiplies bfloat16")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2.kernels import banded, flex, fused, ops, vectors
+from gpt2.kernels import banded, features, flex, fused, ops
 from gpt2.kernels.patterns import Pattern, fold, masked_attention, unfold, visible
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -60,7 +60,7 @@ def test_a_mask_is_what_the_words_say(length: int, window: int, stride: int) -> 
 @pytest.fixture(params=[True, False], ids=["by kernels", "without"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """float32 with the kernels that processors of AVX2 have, and without, on any processor."""
-    monkeypatch.setattr(vectors, "by_floats", lambda: request.param)
+    monkeypatch.setattr(features, "by_floats", lambda: request.param)
     return bool(request.param)
 
 

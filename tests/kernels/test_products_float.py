@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpt2.kernels import matmul, products_float, vectors
+from gpt2.kernels import features, matmul, products_float
 from gpt2.kernels.buffers import bits
 
 SHAPES = [(256, 320, 258), (1, 1, 1), (97, 33, 700), (6, 16, 384), (200, 2100, 70), (36, 128, 1300)]
@@ -61,7 +61,7 @@ def test_the_same_bits_however_the_work_is_dealt_out(m: int, n: int, k: int) -> 
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize(("n", "c", "f"), [(256, 256, 384), (255, 130, 67), (40, 64, 100)])
 def test_a_layers_three_products(n: int, c: int, f: int, ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "by_floats", lambda: ours)
+    monkeypatch.setattr(features, "by_floats", lambda: ours)
     assert matmul.suits_floats(random(n, c), n, c, f) is (ours and min(n, c, f) >= matmul.NARROW_FLOATS)
     x, weight, grad, bias = random(n, c), random(f, c), random(n, f), random(f)
     spare = torch.empty(matmul.spare_shape(grad, x))

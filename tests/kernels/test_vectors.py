@@ -13,18 +13,18 @@ from gpt2.model import quant
 pytest.importorskip("numba")
 import numba
 
-from gpt2.kernels import cache, vectors
+from gpt2.kernels import cache, features, vectors
 
 
 @pytest.fixture(params=["host", "avx2", "plain"])
 def tiles(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
     """(bytes, halves): one tile of two tokens each, compiled here and now."""
-    if request.param == "avx2" and not vectors.HAS_AVX2:
+    if request.param == "avx2" and not features.HAS_AVX2:
         pytest.skip("no AVX2 here")
     if request.param != "host":
-        monkeypatch.setattr(vectors, "HAS_VNNI", False)
-        monkeypatch.setattr(vectors, "HAS_BF16", False)
-        monkeypatch.setattr(vectors, "HAS_AVX2", request.param == "avx2")
+        monkeypatch.setattr(features, "HAS_VNNI", False)
+        monkeypatch.setattr(features, "HAS_BF16", False)
+        monkeypatch.setattr(features, "HAS_AVX2", request.param == "avx2")
     tile_bytes, tile_halves = vectors.tile_bytes, vectors.tile_halves
 
     @numba.njit

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2.errors import UserError
-from gpt2.kernels import ops, vectors
+from gpt2.kernels import features, ops
 from gpt2.model import quant
 from gpt2.model.config import GPTConfig
 from gpt2.model.frozen import QuantisedWeight
@@ -107,7 +107,7 @@ def test_dropout_drops_inputs_of_a_alone_and_only_in_training() -> None:
 def test_fused_passes_are_the_plain_ones(
     targets: tuple[str, ...], base: str, dtype: torch.dtype, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "by_floats", lambda: False)
+    monkeypatch.setattr(features, "by_floats", lambda: False)
     module = make(WIDE)
     if base != "float":
         quantise_base(module, base)  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ def test_fused_passes_are_the_plain_ones(
     for name, parameter in half.named_parameters():
         parameter.data = parameter.data if "lora_" in name else parameter.data.to(dtype)
     wanted, wanted_loss = gradients(plain), loss_of(plain)
-    monkeypatch.setattr(vectors, "by_floats", lambda: True)
+    monkeypatch.setattr(features, "by_floats", lambda: True)
     fuse_blocks(half)
     x, block = torch.ones(1, 4, WIDE.n_embd, dtype=dtype, requires_grad=True), half.h[0]
     through = block.attn.qkv(x)[0] if "c_attn" in targets else block.mlp(x)

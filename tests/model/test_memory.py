@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gpt2.kernels import ops, vectors
+from gpt2.kernels import features, ops
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.model.memory import Pass, activation_bytes, kept_block_bytes, micro_batch, most_rows, training_bytes, whole
@@ -63,7 +63,7 @@ def kept(config: GPTConfig, step: Pass) -> int:
 def test_activations_are_what_autograd_keeps(
     dtype: str, kernels: bool, length: int, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "by_floats", lambda: kernels)
+    monkeypatch.setattr(features, "by_floats", lambda: kernels)
     base: dict[str, Any] = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 1000, "context_length": length}
     config, step = GPTConfig(**(base | changes)), Pass(2, length, dtype)
     assert activation_bytes(config, step) == pytest.approx(kept(config, step), rel=0.01)
@@ -78,7 +78,7 @@ def test_heads_that_tiles_fit_keep_no_probabilities() -> None:
 
 @pytest.mark.parametrize("kernels", [False, True])
 def test_states_are_so_many_bytes_a_parameter(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "by_floats", lambda: kernels)
+    monkeypatch.setattr(features, "by_floats", lambda: kernels)
     config, step = PRESETS["gpt2-124m"], Pass(4, dtype="float32")
     count = whole(config).all
     held = training_bytes(config, step)
@@ -130,7 +130,7 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from gpt2.kernels import vectors
+from gpt2.kernels import features
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
@@ -138,7 +138,7 @@ from gpt2.train.optim import Optimizer
 from gpt2.train.validate import BATCH_TOKENS
 from gpt2.train.fused_weights import make_weights
 
-vectors.by_floats = lambda: sys.argv[2] == "True"
+features.by_floats = lambda: sys.argv[2] == "True"
 
 def train(rows, **shape):
     config = GPTConfig(**shape)
@@ -169,7 +169,7 @@ def test_a_training_process_holds_what_is_predicted(
     kernels: bool, within: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With kernels freed memory is kept, and what evaluations find no room in counts twice: few do here."""
-    monkeypatch.setattr(vectors, "by_floats", lambda: kernels)
+    monkeypatch.setattr(features, "by_floats", lambda: kernels)
     shape: dict[str, Any] = {"n_layer": 4, "n_head": 4, "n_embd": 256, "vocab_size": 8000, "context_length": 128}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(shape), str(kernels)], capture_output=True, text=True

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from killed_runs import failing_at, run_and_kill, trace
+from forked_commands import Commands
+from killed_runs import failing_at, kill_once_on_its_way, trace
 from tiny_models import make, write_model
 
-from gpt2.checkpoint.adapters import read_adapter
+from gpt2.checkpoint.adapters import Adapter, read_adapter
 from gpt2.checkpoint.classifier import read_classifier
 from gpt2.checkpoint.find import find_folder, follow
 from gpt2.checkpoint.hf_config import read_config
@@ -78,6 +78,16 @@ def greedy(module: GPT, tokenizer: Tokenizer, prompt: str) -> str:
     return generate(module, tokenizer, [prompt], SamplingParams(max_new_tokens=20, temperature=0.0))[0].text
 
 
+def logits(base: Path, adapter: Adapter | None = None) -> torch.Tensor:
+    """Of a few fixed tokens, by a model folder with or without an adapter on it."""
+    module = load_module(base, read_config(base))
+    if adapter:
+        apply_lora(module, adapter.config)
+        load_lora(module, {name: torch.from_numpy(array) for name, array in adapter.state.items()})
+    with torch.no_grad():
+        return module(torch.arange(20)[None])
+
+
 def test_a_tiny_model_learns_fifty_pairs_by_heart_and_writes_a_completion_back(tiny: Settings, tmp_path: Path) -> None:
     lesson = pairs(50, seed=1)
     settings = {"learning_rate": 4e-3, "max_steps": 240, "batch_examples": 16, "val_share": 0.0, "dtype": "auto"}
@@ -94,13 +104,7 @@ def test_an_adapter_s_folder_holds_what_was_trained_and_names_its_base(tiny: Set
     tuned = finetune(**tiny(method="lora", rank=4, targets=("c_attn", "mlp.c_fc"), learning_rate=0.02), quiet=True)
     adapter = read_adapter(find_folder(tuned.folder))
     assert Path(adapter.base) == base.resolve()
-    module = load_module(base, read_config(base))
-    ids = torch.arange(20)[None]
-    with torch.no_grad():
-        plain = module(ids)
-        apply_lora(module, adapter.config)
-        load_lora(module, {name: torch.from_numpy(array) for name, array in adapter.state.items()})
-        assert (module(ids) - plain).abs().max() > 0.1
+    assert (logits(base, adapter) - logits(base)).abs().max() > 0.1
     assert (base / "model.safetensors").read_bytes() == before
     assert sorted({name.split(".", 2)[2].rpartition(".")[0] for name in adapter.state}) == ["attn.c_attn", "mlp.c_fc"]
 
@@ -166,21 +170,22 @@ def test_what_an_adapter_computes_again_is_what_it_would_have_kept(tiny: Setting
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forked")
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_kills_leave_the_trace_of_an_uninterrupted_run(tiny: Settings, tmp_path: Path, method: str) -> None:
     def command(out: Path) -> list[str]:
         rhythm = {"max_steps": 60, "eval_every": 6, "save_every": 3, "patience": 0}
         settings = tiny(out=str(out), dtype="auto", dropout=0.1, method=method, **rhythm)
-        flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-        return [sys.executable, "-m", "gpt2", "finetune", *flags]
+        return ["finetune", *(word for key, value in settings.items() for word in (f"--{key}", str(value)))]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(whole), check=True, capture_output=True)
-    dice, kills, arguments = random.Random(5), 0, command(broken)
-    for attempt in range(5):
-        kills += run_and_kill(arguments, broken, dice, while_saving=attempt % 2 == 1)
-        arguments = [sys.executable, "-m", "gpt2", "finetune", "--resume", str(broken)]
-    subprocess.run(arguments, check=True, capture_output=True)
+    dice, kills, words = random.Random(5), 0, command(broken)
+    with Commands() as gpt2:
+        assert gpt2.start(*command(whole)).wait() == 0
+        for attempt in range(5):
+            kills += kill_once_on_its_way(gpt2.start(*words), broken, dice, while_saving=attempt % 2 == 1)
+            words = ["finetune", "--resume", str(broken)]
+        assert gpt2.start(*words).wait() == 0
     assert kills >= 4, "the run was too short to be killed five times"
     assert len(trace(whole)) == 60
     assert trace(broken) == trace(whole)
@@ -188,7 +193,7 @@ def test_kills_leave_the_trace_of_an_uninterrupted_run(tiny: Settings, tmp_path:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_ctrl_c_leaves_something_usable_and_says_how_to_go_on(
-    tiny: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], method: str
+    tiny: Settings, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("gpt2.train.hooks.Log.__call__", failing_at(4, lambda: signal.raise_signal(signal.SIGINT)))
@@ -197,7 +202,10 @@ def test_ctrl_c_leaves_something_usable_and_says_how_to_go_on(
     assert 4 <= stopped.state.step < 12
     assert f"go on with: gpt2 finetune --resume {stopped.folder}" in capsys.readouterr().err
     folder = find_folder(stopped.folder)
-    assert read_adapter(folder).state if method == "lora" else load_module(folder, read_config(folder))
+    if method == "full":
+        assert load_module(folder, read_config(folder)).config.n_embd == 64
+    else:
+        assert (logits(base, read_adapter(folder)) - logits(base)).abs().max() > 1e-3
     assert resume(stopped.folder, quiet=True).state.step == 12
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gpt2.kernels import ops, vectors
+from gpt2.kernels import features, ops
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train.fused_blocks import fuse_blocks
@@ -31,11 +31,11 @@ def test_the_same_loss_and_gradients(
     changes: dict[str, object], dtype: torch.dtype, close: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ops.have_kernels()
-    monkeypatch.setattr(vectors, "by_floats", lambda: False)
+    monkeypatch.setattr(features, "by_floats", lambda: False)
     torch.manual_seed(0)
     model = GPT(GPTConfig(**{**vars(CONFIG), **changes}))
     wanted_loss, wanted = loss_and_gradients(model)  # float32, plain
-    monkeypatch.setattr(vectors, "by_floats", lambda: True)
+    monkeypatch.setattr(features, "by_floats", lambda: True)
     changed = copy.deepcopy(model).to(dtype)
     changed.zero_grad()
     fuse_blocks(changed)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2.kernels import vectors
+from gpt2.kernels import features
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
@@ -75,7 +75,7 @@ def test_three_steps_in_float32_as_the_plain_ones(
 
     trained = {}
     for kernels in (True, False):
-        monkeypatch.setattr(vectors, "by_floats", lambda kernels=kernels: kernels)
+        monkeypatch.setattr(features, "by_floats", lambda kernels=kernels: kernels)
         trained[kernels] = train(make, parts, most)
         assert trained[kernels][0].fused is kernels
     (found, norms), (wanted, plain_norms) = trained[True], trained[False]

@@ -163,6 +163,20 @@ def test_a_shorter_ladder_is_climbed_where_the_time_is_short(
         climbing.make_plan(Plan(str(tokens), 1, "cpu", "float32"), ladders, 20.0, tmp_path)
 
 
+@pytest.mark.parametrize(("text", "width"), [(5_000_000, 32), (4_000_000, 48), (2_000_000, 64), (1000, 64)])
+def test_a_wider_ladder_is_climbed_where_the_text_would_be_read_too_often(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: int, width: int
+) -> None:
+    def seconds_per_token(config: Any) -> float:
+        return 4e-11 * parameters(replace(config.model, vocab_size=2048))
+
+    monkeypatch.setattr(climbing, "seconds_per_token", seconds_per_token)
+    monkeypatch.setattr(climbing, "open_split", lambda data, name: range(text))
+    ladders, wider = [shapes(3, 32, 2048)], [shapes(3, width, 2048) for width in (48, 64, 512)]
+    plan = climbing.make_plan(Plan(str(tokens), 1, "cpu", "float32"), ladders, 900.0, tmp_path, wider)
+    assert plan.rungs[0].n_embd == width
+
+
 def test_the_whole_command_draws_and_tells(
     gpt2: Callable[..., Any], tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
-from forked_ranks import MESHES
+from forked_ranks import MESHES, METHODS, SHARED
+from safetensors.numpy import load_file
+from tiny_models import make, write_model
 
+from gpt2.checkpoint.find import find_folder
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.checkpoint.train_state import newest_good_step
@@ -34,6 +38,9 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tokens: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("ranks")
+    write_model(folder / "base", make(n_embd=32, context_length=32))
+    pairs = [{"prompt": f"{n}:", "completion": f" {n * n} {'again ' * (n % 3)}"} for n in range(40)]
+    (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
     command = [sys.executable, str(root / "tests" / "forked_ranks.py"), str(folder), str(tokens)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
@@ -60,6 +67,21 @@ def test_a_mesh_has_the_losses_of_one_process(runs: Runs, mesh: str) -> None:
     assert len(alone) == 20
     for step, (found, expected) in enumerate(zip(mine, alone, strict=True), 1):
         assert found == pytest.approx(expected, rel=1e-5), f"step {step}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mesh", [name for name in SHARED if name != "alone"])
+def test_two_processes_tune_a_model_as_one_does(runs: Runs, method: str, mesh: str) -> None:
+    run, alone = f"{method}_{mesh}", f"{method}_alone"
+    assert (runs.codes[run], runs.codes[alone]) == ([0, 0], [0])
+    mine, whole = runs.trace(run), runs.trace(alone)
+    assert len(whole) == 10 and whole[-1][2] < whole[0][2]
+    for found, expected in zip(mine, whole, strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    file = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    learned, expected = (load_file(find_folder(runs.folder / name) / file) for name in (run, alone))
+    assert learned.keys() == expected.keys()
+    assert all(np.allclose(learned[name], expected[name], atol=1e-4) for name in expected)
 
 
 @pytest.mark.parametrize(

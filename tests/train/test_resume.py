@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from killed_runs import failing_at, run_and_kill, trace
+from forked_commands import Commands
+from killed_runs import failing_at, kill_once_on_its_way, trace
 
 from gpt2.checkpoint.train_state import newest_good_step, steps
 from gpt2.errors import UserError
@@ -23,19 +23,20 @@ def command(tokens: Path, out: Path) -> list[str]:
     shape = {"n_layer": 2, "n_head": 2, "n_embd": 64, "context_length": 32, "dropout": 0.1, "dtype": "auto"}
     rhythm = {"max_steps": STEPS, "batch_tokens": 512, "micro_batch_size": 7, "save_every": 3, "eval_every": 9}
     settings = {"data": tokens, "out": out, **shape, **rhythm}
-    flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "gpt2", "train", *flags]
+    return ["train", *(word for key, value in settings.items() for word in (f"--{key}", str(value)))]
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forked")
 def test_ten_kills_leave_the_trace_of_an_uninterrupted_run(tokens: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(tokens, whole), check=True, capture_output=True)
-    dice, kills, arguments = random.Random(11), 0, command(tokens, broken)
-    for attempt in range(10):
-        kills += run_and_kill(arguments, broken, dice, while_saving=attempt % 2 == 1)
-        arguments = [sys.executable, "-m", "gpt2", "train", "--resume", str(broken)]
-    subprocess.run(arguments, check=True, capture_output=True)
+    dice, kills, words = random.Random(11), 0, command(tokens, broken)
+    with Commands() as gpt2:
+        assert gpt2.start(*command(tokens, whole)).wait() == 0
+        for attempt in range(10):
+            kills += kill_once_on_its_way(gpt2.start(*words), broken, dice, while_saving=attempt % 2 == 1)
+            words = ["train", "--resume", str(broken)]
+        assert gpt2.start(*words).wait() == 0
     assert kills >= 8, "the run was too short to be killed ten times"
     assert len(trace(whole)) == STEPS
     assert trace(broken) == trace(whole)

@@ -22,9 +22,9 @@ from gpt2.inference.rings import rings_for
 from gpt2.inference.runners.low_rank import low_rank_rows
 from gpt2.inference.runners.memory import aligned, padded
 from gpt2.kernels import plan as at
+from gpt2.kernels.lanes import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
 from gpt2.kernels.survey import BLOCK
 from gpt2.kernels.team import Team
-from gpt2.kernels.vectors import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
 
 if TYPE_CHECKING:
     from gpt2.checkpoint.adapters import Adapter

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2.inference.runners.memory import aligned, padded
-from gpt2.kernels.vectors import GROUP, LANES
+from gpt2.kernels.lanes import GROUP, LANES
 from gpt2.model.lora_config import TARGETS
 
 if TYPE_CHECKING:

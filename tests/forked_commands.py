@@ -1,0 +1,96 @@
+"""A process that has imported everything and forks for each command it is told: a start costs no seconds.
+
+Tests that start a command many times, to kill it, would else spend most of their time on imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from io import RawIOBase
+from pathlib import Path
+from typing import cast
+
+
+class Command:
+    """One command line that runs; what subprocess.Popen calls poll, send_signal and wait."""
+
+    _code: int | None = None
+
+    def __init__(self, pid: int, ends: RawIOBase) -> None:
+        self.pid, self._ends = pid, ends
+
+    def poll(self) -> int | None:
+        """Its exit code, the negative signal if one ended it, None while it runs."""
+        return self.wait() if self._code is None and select.select([self._ends], [], [], 0)[0] else self._code
+
+    def wait(self) -> int:
+        """Its exit code, when it has ended."""
+        if self._code is None:
+            self._code = int(self._ends.readline())
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class Commands:
+    """Starts `gpt2` with any words, one at a time; `with` ends the process that forks."""
+
+    def __enter__(self) -> Commands:
+        script = [sys.executable, str(Path(__file__).resolve())]
+        self._server = subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        # unbuffered, so that `select` sees every line that was not read
+        self._told, self._ends = (cast(RawIOBase, pipe) for pipe in (self._server.stdin, self._server.stdout))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._told.close()
+        self._server.wait()
+        self._ends.close()
+
+    def start(self, *words: str) -> Command:
+        """Run `gpt2 WORDS`; what it prints is thrown away."""
+        self._told.write(json.dumps(words).encode() + b"\n")
+        return Command(int(self._ends.readline()), self._ends)
+
+
+def load() -> None:
+    """Import here what the forked would each import. No run in this process: OpenMP's threads do not outlive a fork."""
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp
+    import torch.distributed.tensor.parallel  # noqa: F401
+
+    from gpt2.kernels import fused, parts, passes  # noqa: F401
+
+
+def serve() -> None:
+    """For each line of words: fork, print the child's process id, and its exit code when it has ended."""
+    load()
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            run(json.loads(line))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def run(words: list[str]) -> None:
+    from gpt2.cli.main import main
+
+    code = 99
+    try:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        code = main(words)
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()
