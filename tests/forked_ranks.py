@@ -41,8 +41,14 @@ MESHES = {  # name -> dp_replicate, dp_shard, tp
 }
 
 TUNED = ["--max_steps", "10", "--eval_every", "5", "--batch_examples", "8", "--dtype", "float32", "--device", "cpu"]
-METHODS = {"full": ["--learning_rate", "1e-3"], "lora": ["--method", "lora", "--rank", "4", "--learning_rate", "1e-2"]}
-SHARED = {"alone": [], "two": [], "dp2": ["--dp_replicate", "2"], "tp2": ["--tp", "2"]}  # "two" share the parameters
+FULL, LORA = ["--learning_rate", "1e-3"], ["--method", "lora", "--rank", "4", "--learning_rate", "1e-2"]
+TUNINGS = {  # name -> processes and flags; two share the parameters of `full` and hold those of `lora` each
+    "full_alone": (1, FULL),
+    "full_two": (2, FULL),
+    "full_tp2": (2, [*FULL, "--tp", "2"]),
+    "lora_alone": (1, LORA),
+    "lora_two": (2, LORA),
+}
 
 
 def main(folder: Path, tokens: Path) -> None:
@@ -89,12 +95,9 @@ def meshes(folder: Path, begin: list[str]) -> dict[str, list[int]]:
 def tuning(folder: Path) -> dict[str, list[int]]:
     """FOLDER/base learns FOLDER/pairs.jsonl, alone and as two, all of its weights and an adapter."""
     begin = ["finetune", "--model", str(folder / "base"), "--data", str(folder / "pairs.jsonl"), *TUNED, "--out"]
-    codes = {}
-    for method, words in METHODS.items():
-        for name, mesh in SHARED.items():
-            run = f"{method}_{name}"
-            codes[run] = finish(start(1 if name == "alone" else 2, [*begin, str(folder / run), *words, *mesh]))
-    return codes
+    return {
+        name: finish(start(count, [*begin, str(folder / name), *flags])) for name, (count, flags) in TUNINGS.items()
+    }
 
 
 def start(count: int, words: list[str]) -> list[int]:
