@@ -33,8 +33,8 @@ BY_HAND = (". .venv/bin/activate",)
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the examples are written for a POSIX shell")
 
 
-def fenced(language: str) -> list[str]:
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def fenced(language: str, page: str = README) -> list[str]:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return [text for kind, text in blocks if kind == language]
 
 
@@ -56,8 +56,18 @@ def arguments(line: str) -> list[str] | None:
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|<>;&")
     lexer.whitespace_split = True
     words = list(lexer)
-    plain = words[0] in ("gpt2", ".venv/bin/gpt2") and not any(set(word) <= set("|<>;&") for word in words)
+    plain = words[:1] in (["gpt2"], [".venv/bin/gpt2"]) and not any(set(word) <= set("|<>;&") for word in words)
     return words[1:] if plain else None
+
+
+def shown_elsewhere() -> list[tuple[str, str]]:
+    """The commands of the other pages and of the configs' headers: where, and the line."""
+    blocks = [(page, block) for page in (ROOT / "docs").glob("*.md") for block in fenced("sh", page.read_text("utf-8"))]
+    for config in (ROOT / "configs").glob("*.toml"):
+        header = re.findall(r"^#   (.*\n)", config.read_text(encoding="utf-8"), re.MULTILINE)
+        blocks.append((config, "".join(header)))
+    lines = {(path.name, line) for path, block in blocks for line in lines_of(block)}
+    return sorted((name, line) for name, line in lines if line.startswith(("gpt2 ", "torchrun ")))
 
 
 def only_parse(words: list[str]) -> None:
@@ -65,15 +75,22 @@ def only_parse(words: list[str]) -> None:
     name, command, rest = cli.resolve_command(ctx, words)
     assert command is not None
     command.make_context(name, rest.copy(), parent=ctx)
-    if name == "train":
+    if name in ("train", "finetune"):
         from gpt2.config import parse_flags
         from gpt2.train.config import TrainConfig
+        from gpt2.train.tune_config import TuneConfig
 
-        parse_flags(TrainConfig, rest)
+        config = next((word for word in rest if word.endswith(".toml")), None)
+        assert config is None or (ROOT / config).is_file()
+        flags = [word for word in rest if word != config]
+        if flags[0] == "--resume":  # a run of its own settings
+            flags = flags[2:]
+        parse_flags(TrainConfig if name == "train" else TuneConfig, flags)
 
 
 def run(line: str) -> None:
-    """Run one line of documentation in the current folder and expect exit code 0."""
+    """Run one line of documentation in the current folder and expect exit code 0; of four processes only two."""
+    line = line.replace("--nproc-per-node 4", "--nproc-per-node 2")  # the machine that tests may have no more cores
     words = arguments(line)
     if NETWORK in line or "--tokenizer gpt2" in line:  # the stand-in's vocabulary is its own
         assert words is not None, f"cannot parse: {line}"
@@ -171,6 +188,13 @@ def test_examples_of_help_run(name: str, scratch: Path) -> None:
         if "--data data" in line and not (scratch / "data").exists():
             main(["prepare", "my.txt", "--out", "data"])
         run(line)
+
+
+@pytest.mark.parametrize(("page", "line"), shown_elsewhere(), ids=range(len(shown_elsewhere())))
+def test_commands_of_other_pages_are_commands(page: str, line: str) -> None:
+    words = arguments(re.sub(r"^torchrun .*-m gpt2 ", "gpt2 ", line))
+    assert words, f"{page}: a command alone"
+    only_parse(words)
 
 
 def test_readme_commands_and_snippets_run_in_order(scratch: Path) -> None:
