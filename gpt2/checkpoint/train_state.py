@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 STATE = "train_state"
 NUMBERS = "state.json"
 MANIFEST = "manifest.json"
+NEEDED_BY = "needed_by"  # in STATE: the folders of other runs that name this step as their model, a line each
 WEIGHTS = "weights."  # before the names of those of a step's tensors that make the model
 NO_ROOM = 2**20  # bytes: with less than this free, a write that failed failed for want of room
 SHARD = re.compile(r"__(\d+)_\d+\.distcp")  # what a process wrote, by its rank
@@ -160,16 +162,32 @@ def damage(folder: Path) -> str | None:
 def prune(run: Path, keep_last: int, keep: set[Path]) -> None:
     """Delete all but the newest `keep_last` steps and those in `keep`, and leftovers of interrupted saves.
 
-    Newest means up to `last`: later ones are of a run that went back behind them as they were damaged, and count for
-    nothing until it has written them anew.
+    A step that another run needs stays for as long as that run is there. Newest means up to `last`: later ones are of a
+    run that went back behind them as they were damaged, and count for nothing until it has written them anew.
     """
     keep, last = {path.resolve() for path in keep}, (run / "last").resolve()
     for folder in [step for step in steps(run) if step.name <= last.name][:-keep_last]:
-        if folder.resolve() not in keep:
+        if folder.resolve() not in keep and not needed(folder):
             doomed = folder.with_name(f".{folder.name}.old")  # never seen half deleted under its own name
             folder.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
     clean(run)
+
+
+def need(step: Path, run: Path) -> None:
+    """Note in a run's step that another run, an adapter for one, is nothing without it. Other folders are let be."""
+    if (step / STATE).is_dir() and os.access(step / STATE, os.W_OK):
+        with (step / STATE / NEEDED_BY).open("a", encoding="utf-8") as file:
+            file.write(f"{run.resolve()}\n")
+
+
+def needed(step: Path) -> bool:
+    """Whether a run that needs this step is still there."""
+    try:
+        runs = (step / STATE / NEEDED_BY).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return any(Path(run).exists() for run in runs)
 
 
 def clean(run: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2.checkpoint.find import find_folder, follow
-from gpt2.checkpoint.train_state import read_run_config
+from gpt2.checkpoint.train_state import need, read_run_config
 from gpt2.data.examples import Encoded
 from gpt2.distributed.launch import Place, joined, restarted, take_place
 from gpt2.errors import UserError
@@ -91,7 +91,7 @@ def finetune(
         run = build_run(config, lessons, place)  # before there is a config.toml: a start that fails leaves no run
         out = Path(config.out)
         with alone_in(out, place.ranks):
-            place.ranks.attempt(lambda: begin(out, config, wanted) if place.ranks.is_main else None)
+            place.ranks.attempt(lambda: begin_from(out, config, wanted) if place.ranks.is_main else None)
             return tune_run(config, lessons, run, place, completer, quiet)
 
 
@@ -119,6 +119,12 @@ def prepare(config: TuneConfig) -> tuple[Runtime, TuneConfig, Lessons]:
     lessons = open_lessons(config, folder)
     mesh_of(config, lessons, runtime.world_size)
     return runtime, config, lessons
+
+
+def begin_from(out: Path, config: TuneConfig, wanted: TuneConfig) -> None:
+    """Make the folder a run; the step of another run that it begins from is kept for it."""
+    begin(out, config, wanted)
+    need(Path(config.model), out)
 
 
 def absolute(path: str) -> str:

@@ -20,6 +20,7 @@ from gpt2.checkpoint.train_state import (
     Step,
     clean,
     damage,
+    need,
     newest_good_step,
     prune,
     read_numbers,
@@ -138,6 +139,20 @@ def test_old_steps_go_but_for_those_to_keep(run: Path) -> None:
         save_step(run, made(number))
     prune(run, 2, {run / step_name(5)})
     assert [path.name for path in steps(run)] == [step_name(5), step_name(15), step_name(20)]
+
+
+def test_a_step_that_another_run_needs_stays_as_long_as_that_run(run: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    oldest = next(steps(run))
+    need(oldest, adapter)
+    need(tmp_path, adapter)  # a model folder that is no run's step
+    save_step(run, made(15))
+    prune(run, 1, set())
+    assert oldest in steps(run) and damage(oldest) is None and not list(tmp_path.glob("needed*"))
+    adapter.rmdir()
+    prune(run, 1, set())
+    assert oldest not in steps(run)
 
 
 def test_damaged_steps_behind_the_one_that_was_gone_back_to_push_no_whole_one_out(run: Path) -> None:

@@ -21,6 +21,7 @@ from gpt2.checkpoint.classifier import read_classifier
 from gpt2.checkpoint.find import find_folder, follow
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
+from gpt2.checkpoint.train_state import needed
 from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
 from gpt2.model.lora import apply_lora, load_lora
@@ -107,6 +108,15 @@ def test_an_adapter_s_folder_holds_what_was_trained_and_names_its_base(tiny: Set
     assert (logits(base, adapter) - logits(base)).abs().max() > 0.1
     assert (base / "model.safetensors").read_bytes() == before
     assert sorted({name.split(".", 2)[2].rpartition(".")[0] for name in adapter.state}) == ["attn.c_attn", "mlp.c_fc"]
+
+
+def test_an_adapter_outlives_its_base_s_going_on(tiny: Settings, tmp_path: Path) -> None:
+    first = finetune(**tiny(), quiet=True)
+    base = find_folder(first.folder)
+    tuned = finetune(**tiny(model=str(first.folder), out=str(tmp_path / "adapter"), method="lora"), quiet=True)
+    adapter = read_adapter(find_folder(tuned.folder))
+    assert Path(adapter.base) == base.resolve()
+    assert needed(base)
 
 
 @pytest.mark.parametrize("base_weights", ["int8", "int4"])
