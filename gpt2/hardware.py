@@ -1,6 +1,6 @@
 """What the hardware can do at best: memory bandwidth and matrix-multiply peaks, from a table or measured.
 
-Speeds are reported as a share of these limits.
+Speeds are reported as a share of these limits, or of our own products where they are the faster (kernels/peak.py).
 """
 
 from __future__ import annotations

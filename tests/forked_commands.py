@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import tempfile
 from io import RawIOBase
 from pathlib import Path
 from typing import cast
@@ -30,33 +32,54 @@ class Command:
     def wait(self) -> int:
         """Its exit code, when it has ended."""
         if self._code is None:
-            self._code = int(self._ends.readline())
+            self._code = read_number(self._ends)
         return self._code
 
     def send_signal(self, number: int) -> None:
+        """To a process that is there until the next one is started: its number is nobody else's."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
 
 class Commands:
-    """Starts `gpt2` with any words, one at a time; `with` ends the process that forks."""
+    """Starts `gpt2` with any words, one at a time; `with` ends what still runs, and the process that forks."""
+
+    _running: Command | None = None
 
     def __enter__(self) -> Commands:
+        self._told_by_all = tempfile.TemporaryFile()
         script = [sys.executable, str(Path(__file__).resolve())]
-        self._server = subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._told_by_all}
         # unbuffered, so that `select` sees every line that was not read
-        self._told, self._ends = (cast(RawIOBase, pipe) for pipe in (self._server.stdin, self._server.stdout))
+        self._server = subprocess.Popen(script, **pipes, bufsize=0)  # type: ignore[call-overload]
+        self._words, self._ends = (cast(RawIOBase, pipe) for pipe in (self._server.stdin, self._server.stdout))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._told.close()
+        if self._running is not None:
+            self._running.send_signal(signal.SIGKILL)
+        self._words.close()
         self._server.wait()
         self._ends.close()
+        self._told_by_all.close()
 
     def start(self, *words: str) -> Command:
-        """Run `gpt2 WORDS`; what it prints is thrown away."""
-        self._told.write(json.dumps(words).encode() + b"\n")
-        return Command(int(self._ends.readline()), self._ends)
+        """Run `gpt2 WORDS`; what it prints to standard output is thrown away."""
+        self._words.write(json.dumps(words).encode() + b"\n")
+        self._running = Command(read_number(self._ends), self._ends)
+        return self._running
+
+    def run(self, *words: str) -> None:
+        """`start` and wait; AssertionError with what was said on standard error unless it ends well."""
+        if self.start(*words).wait() != 0:
+            self._told_by_all.seek(0)
+            raise AssertionError(self._told_by_all.read().decode(errors="replace")[-3000:])
+
+
+def read_number(ends: RawIOBase) -> int:
+    line = ends.readline()
+    assert line, "the process that forks has ended"
+    return int(line)
 
 
 def load() -> None:
@@ -81,14 +104,22 @@ def load() -> None:
 
 
 def serve() -> None:
-    """For each line of words: fork, print the child's process id, and its exit code when it has ended."""
+    """For each line of words: fork, print the child's process id, and its exit code when it has ended.
+
+    It is buried only when the next line comes: as long as anybody may send it a signal its id is its own.
+    """
     load()
+    pid = 0
     for line in sys.stdin:
+        if pid:
+            os.waitpid(pid, 0)
         pid = os.fork()
         if not pid:
             run(json.loads(line))
         print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        print(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, flush=True)
 
 
 def run(words: list[str]) -> None:
@@ -97,7 +128,7 @@ def run(words: list[str]) -> None:
     code = 99
     try:
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
+        for stream in (0, 1):
             os.dup2(nowhere, stream)
         code = main(words)
     finally:

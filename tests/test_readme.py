@@ -65,6 +65,7 @@ def shown_elsewhere() -> list[tuple[str, str]]:
     blocks = [(page, block) for page in (ROOT / "docs").glob("*.md") for block in fenced("sh", page.read_text("utf-8"))]
     for config in (ROOT / "configs").glob("*.toml"):
         header = re.findall(r"^#   (.*\n)", config.read_text(encoding="utf-8"), re.MULTILINE)
+        assert header, f"{config.name}: its header shows no command"
         blocks.append((config, "".join(header)))
     lines = {(path.name, line) for path, block in blocks for line in lines_of(block)}
     return sorted((name, line) for name, line in lines if line.startswith(("gpt2 ", "torchrun ")))
@@ -83,7 +84,7 @@ def only_parse(words: list[str]) -> None:
         config = next((word for word in rest if word.endswith(".toml")), None)
         assert config is None or (ROOT / config).is_file()
         flags = [word for word in rest if word != config]
-        if flags[0] == "--resume":  # a run of its own settings
+        if flags[:1] == ["--resume"]:  # a run of its own settings
             flags = flags[2:]
         parse_flags(TrainConfig if name == "train" else TuneConfig, flags)
 

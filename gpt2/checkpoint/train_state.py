@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,18 +176,32 @@ def prune(run: Path, keep_last: int, keep: set[Path]) -> None:
 
 def need(step: Path, run: Path) -> None:
     """Note in a run's step that another run, an adapter for one, is nothing without it. Other folders are let be."""
-    if (step / STATE).is_dir() and os.access(step / STATE, os.W_OK):
-        with (step / STATE / NEEDED_BY).open("a", encoding="utf-8") as file:
+    if not (step / STATE).is_dir():
+        return
+    try:
+        with (step / STATE / NEEDED_BY).open("a", encoding="utf-8", errors="surrogateescape") as file:
             file.write(f"{run.resolve()}\n")
+    except OSError as error:
+        say(f"{step}: not marked as needed ({error.strerror}); a run that goes on from it may remove it")
 
 
 def needed(step: Path) -> bool:
-    """Whether a run that needs this step is still there."""
+    """Whether a run that needs this step is still there, as far as can be seen."""
     try:
-        runs = (step / STATE / NEEDED_BY).read_text(encoding="utf-8").splitlines()
+        marks = (step / STATE / NEEDED_BY).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return False
-    return any(Path(run).exists() for run in runs)
+    return any(not is_gone(Path(run)) for run in marks.splitlines())
+
+
+def is_gone(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # behind another user's door
+        return False
+    return False
 
 
 def clean(run: Path) -> None:
@@ -235,6 +249,8 @@ def sha256(path: Path) -> str:
 def replace_folder(temporary: Path, folder: Path) -> None:
     """Rename onto a folder that may exist (a damaged step that is written anew)."""
     if folder.exists():
+        with suppress(OSError):
+            shutil.copyfile(folder / STATE / NEEDED_BY, temporary / STATE / NEEDED_BY)
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)

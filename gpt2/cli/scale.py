@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from gpt2.train.scaling import Point
 
 VOCABULARY = 2048  # of a text that is prepared here: more would make the small sizes all embedding
-WIDTHS = 32, 48, 64, 96, 128  # of the smallest size, where nobody says: the first whose ladder does not repeat the text
+# Of the smallest size, where nobody says: the first with which the largest does not read the text too often.
+WIDTHS = 32, 48, 64, 96, 128
 SHORT_TOKENS = 2048  # of the smallest size under GPT2_SHORT=1, which the tests of the documentation set
 
 
@@ -43,10 +44,10 @@ def command(
     """Fit the power law of loss against compute with small models, and hold a larger one to it.
 
     Several sizes are trained on the same text, each on the same number of tokens a parameter; laws of the form floor +
-    A x^-b are fitted to their held-out losses against parameters, tokens and compute, the floor being the published
-    one of text (Hoffmann et al. 2022). The loss of one more size, with
-    at least twice the parameters of the largest, is written to OUT/prediction.json before that size is trained; then
-    it is. SOURCE is a folder made by gpt2 prepare, or anything that gpt2 prepare reads; without one, stdlib:.
+    A x^-b are fitted to their held-out losses against parameters, tokens and compute, the floor being the published one
+    of text (Hoffmann et al. 2022). The loss of one more size, with at least twice the parameters of the largest, is
+    written to OUT/prediction.json before that size is trained; then it is. SOURCE is a folder made by gpt2 prepare, or
+    anything that gpt2 prepare reads; without one, stdlib:.
 
     A table goes to standard output, the same as JSON to OUT/scaling.json, and GPT-3's figure to OUT/scaling.png.
     Interrupted, the same command goes on where it was.

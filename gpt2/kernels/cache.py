@@ -25,7 +25,7 @@ OPTIONS: dict[str, Any] = {
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
-once = numba.njit(inline="always", error_model="numpy")  # for kernels with one caller, else compiled twice
+once = numba.njit(inline="always", error_model="numpy")  # made part of whatever calls it
 
 
 def kernel(function: Callable[..., Any]) -> Any:

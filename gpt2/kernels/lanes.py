@@ -14,7 +14,9 @@ LANES = 16
 GROUP = 64  # columns that share an activation's scale
 FLOAT32, BFLOAT16, INT8, INT4 = 0, 1, 2, 3  # kinds of packed matrices; INT8 in `tile_float` is a signed byte a lane
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+
+llvm.initialize_native_asmparser()  # for `fence`, and for `pause` in words.py
 F32 = ir.FloatType()
 BYTES64, SHORTS64 = ir.VectorType(I8, 64), ir.VectorType(I16, 64)
 INTS, SHORTS, BYTES, FLOATS = (ir.VectorType(kind, LANES) for kind in (I32, I16, I8, F32))

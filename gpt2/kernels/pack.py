@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from gpt2.kernels.cache import exact, once
 from gpt2.kernels.formats import narrow, widen
+from gpt2.kernels.lanes import GROUP, LANES
 from gpt2.kernels.words import as_bits
 
 f32 = np.float32
 u32 = np.uint32
 i32 = np.int32
 
-LANES, CHUNK = 16, 64
 ROUND = f32(12582912.0)  # 1.5 * 2^23: added and taken off again, a small number is whole, ties to even
 MAGNITUDE, EXPONENT = u32(0x7FFFFFFF), u32(0x7F800000)
 
@@ -176,13 +176,13 @@ def _int8_group(tile: Any, words: Any, scales: Any) -> None:
 @exact
 def pack_int4(source: Any, data: Any, scales: Any, clips: Any, begin: int, end: int) -> bool:
     """Blocks begin to end of data, uint32 [Np/16][Kp/64][8][16], and scales; False if a number is not finite."""
-    tile = np.zeros((data.shape[1] * CHUNK, LANES), f32)
-    units = np.empty((CHUNK, LANES), f32)
+    tile = np.zeros((data.shape[1] * GROUP, LANES), f32)
+    units = np.empty((GROUP, LANES), f32)
     for block in range(begin, end):
         if not _load(source, block, tile):
             return False
         for number in range(data.shape[1]):
-            part = tile[number * CHUNK : (number + 1) * CHUNK]
+            part = tile[number * GROUP : (number + 1) * GROUP]
             _search(part, units, clips, scales[block, number])
             _int4_group(part, scales[block, number], data[block, number])
     return True
@@ -193,17 +193,17 @@ def _search(tile: Any, units: Any, clips: Any, scales: Any) -> None:
     """The scales (16) of tile (64, 16) with the least squared error; units (64, 16) is scratch. See the oracle."""
     top, best, found = np.zeros(LANES, f32), np.full(LANES, f32(-1.0)), np.zeros(LANES, f32)
     products, squares = np.empty(LANES, f32), np.empty(LANES, f32)
-    for column in range(CHUNK):
+    for column in range(GROUP):
         for lane in range(LANES):
             value = tile[column, lane]
             top[lane] = value if abs(value) > abs(top[lane]) else top[lane]
-    for column in range(CHUNK):
+    for column in range(GROUP):
         for lane in range(LANES):
             units[column, lane] = tile[column, lane] / (top[lane] if top[lane] != f32(0.0) else f32(1.0))
     for clip in clips:
         products[:] = f32(0.0)
         squares[:] = f32(0.0)
-        for column in range(CHUNK):
+        for column in range(GROUP):
             for lane in range(LANES):
                 unit = units[column, lane]
                 q = _whole(unit * -clip, f32(-8.0), f32(7.0))

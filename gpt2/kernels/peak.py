@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 from gpt2 import hardware
-from gpt2.kernels.chosen import by_floats
 
 SIZE = 1024
 
@@ -14,7 +13,15 @@ SIZE = 1024
 def device_peak(device: str, dtype: str) -> float:
     """FLOP/s; hardware.device_peak, or what our own products reach where float32 trains by them and they are faster."""
     peak = hardware.device_peak(device, dtype)
-    return max(peak, _own_rate()) if device == "cpu" and dtype == "float32" and by_floats() else peak
+    return max(peak, _own_rate()) if device == "cpu" and dtype == "float32" and _ours() else peak
+
+
+def _ours() -> bool:
+    import torch
+
+    from gpt2.kernels.ops import have_kernels_for
+
+    return have_kernels_for(torch.float32)
 
 
 def _own_rate(seconds: float = 0.25) -> float:

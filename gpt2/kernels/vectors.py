@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -36,8 +35,6 @@ from gpt2.kernels.lanes import (
     LANES,
     Emitter,
 )
-
-llvm.initialize_native_asmparser()  # for `fence`
 
 
 def _integers(count: int) -> tuple[Any, ...]:

@@ -12,8 +12,6 @@ from numba.extending import intrinsic
 
 from gpt2.kernels.lanes import F32, I8, I32, I64
 
-llvm.initialize_native_asmparser()  # for `pause`
-
 
 @intrinsic
 def prefetch(typingctx: Any, address: Any, count: Any) -> Any:

@@ -10,6 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.data.shards import open_split, read_meta
 from gpt2.distributed.launch import take_place
-from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 from gpt2.runtime import pick_device, say
 from gpt2.train import plan as steps
@@ -32,13 +32,14 @@ from gpt2.train.ladder import (
     MANY_EPOCHS,
     Plan,
     Rung,
+    TooShort,
     divide,
     held_out_tokens,
     make_rung,
     read_object,
 )
 from gpt2.train.pretrain import prepare, pretrain, resume
-from gpt2.train.scaling import Law, Point, fit, floor_of
+from gpt2.train.scaling import PUBLISHED_LENGTH, Law, Point, fit, floor_of
 from gpt2.train.validate import validate
 from gpt2.train.words import clock, short
 
@@ -92,31 +93,34 @@ def make_plan(draft: Plan, ladders: Sequence[Ladder], seconds: float, out: Path,
             draft, held_out_tokens=held_out, rungs=tuple(divide(models, speeds, left, held_out, fewest_steps))
         )
 
-    *longer, last = ladders
-    plan = next(filter(None, (attempt(deal, models) for models in longer)), None) or deal(last, FEWEST_STEPS)
-    for models in wider:
-        if plan.rungs[-1].tokens <= ENOUGH_EPOCHS * train or (found := attempt(deal, models)) is None:
+    for chosen in ladders:
+        try:
+            plan = deal(chosen, ENOUGH_STEPS if chosen is not ladders[-1] else FEWEST_STEPS)
             break
-        plan = found
-    warn(plan.rungs, train)
+        except TooShort:
+            if chosen is ladders[-1]:
+                raise
+    for models in wider if chosen is ladders[0] else ():
+        if plan.rungs[-1].tokens <= ENOUGH_EPOCHS * train:
+            break
+        try:
+            plan = deal(models, ENOUGH_STEPS)
+        except TooShort:
+            with suppress(TooShort):  # dealt out anew: what measuring took is gone
+                plan = deal(chosen, FEWEST_STEPS)
+            break
+        chosen = models
+    warn(plan.rungs, train, "" if wider else ", or take a larger --base")
     return plan
 
 
-def attempt(deal: Callable[[Ladder, int], Plan], models: Ladder) -> Plan | None:
-    """A plan, or None where the time is too short for it."""
-    try:
-        return deal(models, ENOUGH_STEPS)
-    except UserError:
-        return None
-
-
-def warn(rungs: Sequence[Rung], text: int) -> None:
+def warn(rungs: Sequence[Rung], text: int, else_: str) -> None:
     """Where the sizes will not be what the law is about."""
     passes = rungs[-1].tokens / text
     if passes > MANY_EPOCHS:
         say(
             f"the largest size reads the text {passes:.1f} times; from about {MANY_EPOCHS:.0f} on repeated text is "
-            "worth less than new, and the law breaks: take more text, a larger --base or fewer --minutes"
+            f"worth less than new, and the law breaks: give more text or fewer --minutes{else_}"
         )
 
 
@@ -172,7 +176,10 @@ def predict(plan: Plan, points: tuple[Point, ...], path: Path) -> Prediction:
     rung = plan.rungs[-1]
     unknown = rung.point(rung.tokens, 0.0)
     losses = [point.loss for point in points]
-    floor = floor_of(read_meta(plan.data).bytes_per_token)
+    length = read_meta(plan.data).bytes_per_token
+    if length is None:
+        say(f"{plan.data} does not say how long a token is; the law's floor is that of {PUBLISHED_LENGTH} bytes")
+    floor = floor_of(length)
     laws = {name: fit([of(point) for point in points], losses, floor) for name, of in AXES.items()}
     by = {name: laws[name](of(unknown)) for name, of in AXES.items()}
     written = time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -91,7 +91,7 @@ def finetune(
         run = build_run(config, lessons, place)  # before there is a config.toml: a start that fails leaves no run
         out = Path(config.out)
         with alone_in(out, place.ranks):
-            place.ranks.attempt(lambda: begin_from(out, config, wanted) if place.ranks.is_main else None)
+            place.ranks.attempt(lambda: begin_from(out, config, wanted, lessons) if place.ranks.is_main else None)
             return tune_run(config, lessons, run, place, completer, quiet)
 
 
@@ -121,10 +121,11 @@ def prepare(config: TuneConfig) -> tuple[Runtime, TuneConfig, Lessons]:
     return runtime, config, lessons
 
 
-def begin_from(out: Path, config: TuneConfig, wanted: TuneConfig) -> None:
-    """Make the folder a run; the step of another run that it begins from is kept for it."""
+def begin_from(out: Path, config: TuneConfig, wanted: TuneConfig, lessons: Lessons) -> None:
+    """Make the folder a run. The step of another run that an adapter or preferences stand on is kept for it."""
     begin(out, config, wanted)
-    need(Path(config.model), out)
+    if config.method == "lora" or lessons.kind == "preference":
+        need(Path(config.model), out)
 
 
 def absolute(path: str) -> str:

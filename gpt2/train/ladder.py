@@ -43,6 +43,10 @@ RECIPE: dict[str, Any] = {
 }
 
 
+class TooShort(UserError):
+    """The time is not enough for a ladder."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """One size, what it is trained on, and how long that was thought to take."""
@@ -143,7 +147,7 @@ def divide(
     """Tokens for each size, the same number a parameter, so that all of it takes so many seconds.
 
     `speeds` are seconds a token of training, one for each size; evaluations of `held_out` tokens cost a third.
-    UserError if too little time is left for it.
+    TooShort if too little time is left for it.
     """
     beside = [RUN_SECONDS + EVALUATIONS * held_out / 3 * each for each in speeds]
     one = sum(parameters(model) * each for model, each in zip(models, speeds, strict=True))  # a token a parameter
@@ -151,7 +155,7 @@ def divide(
     fewest = fewest_steps * RECIPE["batch_tokens"] / parameters(models[0])
     if ratio < fewest:
         needed = (fewest * one + sum(beside)) / SAFETY - seconds
-        raise UserError(
+        raise TooShort(
             f"too little time: the smallest size would see fewer than {fewest_steps} steps; give {needed / 60:.1f} "
             "--minutes more, or fewer --sizes"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from gpt2.checkpoint.train_state import (
     clean,
     damage,
     need,
+    needed,
     newest_good_step,
     prune,
     read_numbers,
@@ -150,9 +152,36 @@ def test_a_step_that_another_run_needs_stays_as_long_as_that_run(run: Path, tmp_
     save_step(run, made(15))
     prune(run, 1, set())
     assert oldest in steps(run) and damage(oldest) is None and not list(tmp_path.glob("needed*"))
+    (oldest / "model.safetensors").write_bytes(b"damaged")
+    save_step(run, made(5))  # as a run does that had to go back behind it
+    point(run / "last", run / step_name(15))
+    prune(run, 1, set())
+    assert oldest in steps(run) and damage(oldest) is None
     adapter.rmdir()
     prune(run, 1, set())
     assert oldest not in steps(run)
+
+
+def test_a_step_stays_where_it_cannot_be_seen_who_needs_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oldest = next(steps(run))
+    need(oldest, tmp_path / "caf\udce9")
+    assert not needed(oldest)
+    need(oldest, tmp_path / "a" / "b")
+    monkeypatch.setattr(Path, "stat", raising(PermissionError(13, "Permission denied")))
+    assert needed(oldest)
+    monkeypatch.setattr(Path, "open", raising(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(Path, "is_dir", lambda path: True)
+    need(oldest, Path("/x"))
+    assert "not marked as needed (Permission denied)" in capsys.readouterr().err
+
+
+def raising(error: OSError) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
 
 
 def test_damaged_steps_behind_the_one_that_was_gone_back_to_push_no_whole_one_out(run: Path) -> None:

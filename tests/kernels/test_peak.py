@@ -10,7 +10,7 @@ from gpt2.kernels.peak import device_peak
 
 
 @pytest.mark.parametrize(
-    ("by_floats", "own", "device", "dtype", "expected"),
+    ("ours", "own", "device", "dtype", "expected"),
     [
         (True, 9.0, "cpu", "float32", 9.0),
         (True, 5.0, "cpu", "float32", 7.0),
@@ -20,15 +20,15 @@ from gpt2.kernels.peak import device_peak
     ],
 )
 def test_the_faster_products_count_where_they_train(
-    monkeypatch: pytest.MonkeyPatch, by_floats: bool, own: float, device: str, dtype: str, expected: float
+    monkeypatch: pytest.MonkeyPatch, ours: bool, own: float, device: str, dtype: str, expected: float
 ) -> None:
     monkeypatch.setattr(hardware, "device_peak", lambda device, dtype: 7.0)
-    monkeypatch.setattr(peak, "by_floats", lambda: by_floats)
+    monkeypatch.setattr(peak, "_ours", lambda: ours)
     monkeypatch.setattr(peak, "_own_rate", lambda: own)
     assert device_peak.__wrapped__(device, dtype) == expected
 
 
 def test_our_products_have_a_rate_of_the_right_order() -> None:
-    if not peak.by_floats():
+    if not peak._ours():
         pytest.skip("float32 is not trained in by kernels of ours here")
     assert 1e9 < peak._own_rate(seconds=0) < 1e15

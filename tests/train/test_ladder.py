@@ -177,6 +177,37 @@ def test_a_wider_ladder_is_climbed_where_the_text_would_be_read_too_often(
     assert plan.rungs[0].n_embd == width
 
 
+def test_what_measuring_a_ladder_in_vain_took_is_not_dealt_out(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def seconds_per_token(config: Any) -> float:
+        nonlocal now
+        now += 10.0
+        return 4e-11 * parameters(replace(config.model, vocab_size=2048))
+
+    monkeypatch.setattr(climbing, "seconds_per_token", seconds_per_token)
+    monkeypatch.setattr(climbing.time, "monotonic", lambda: now)
+    wider = [shapes(3, 512, 2048)]
+    plan = climbing.make_plan(Plan(str(tokens), 1, "cpu", "float32"), [shapes(3, 32, 2048)], 900.0, tmp_path, wider)
+    assert plan.rungs[0].n_embd == 32 and now == 80.0
+    assert sum(rung.seconds for rung in plan.rungs) == pytest.approx(SAFETY * (900.0 - now), rel=1e-2)
+
+
+def test_an_error_that_is_not_about_time_is_not_taken_for_one(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(config: Any) -> float:
+        raise UserError("no such device")
+
+    monkeypatch.setattr(climbing, "seconds_per_token", broken)
+    with pytest.raises(UserError, match="no such device"):
+        climbing.make_plan(
+            Plan(str(tokens), 1, "cpu", "float32"), [shapes(4, 32, 2048), shapes(3, 32, 2048)], 900.0, tmp_path
+        )
+
+
 def test_the_whole_command_draws_and_tells(
     gpt2: Callable[..., Any], tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
