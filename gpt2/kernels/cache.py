@@ -17,6 +17,8 @@ from typing import Any
 
 import numba
 
+from gpt2.kernels.elsewhere import compile_elsewhere
+
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -30,20 +32,23 @@ once = numba.njit(inline="always", error_model="numpy")  # made part of whatever
 
 def kernel(function: Callable[..., Any]) -> Any:
     """numba.njit without the interpreter's lock, cached in `folder()` where that can be written."""
-    with _cache_folder() as writable:
-        return numba.njit(**OPTIONS, fastmath=FAST, cache=writable)(function)
+    return _cached(function, fastmath=FAST)
 
 
 def exact(function: Callable[..., Any]) -> Any:
     """The same with every sum in the order in which it is written."""
-    with _cache_folder() as writable:
-        return numba.njit(**OPTIONS, cache=writable)(function)
+    return _cached(function)
 
 
 def parallel(function: Callable[..., Any]) -> Any:
     """`kernel` whose prange is dealt out to numba's threads."""
+    return _cached(function, fastmath=FAST, parallel=True)
+
+
+def _cached(function: Callable[..., Any], **options: Any) -> Any:
     with _cache_folder() as writable:
-        return numba.njit(**OPTIONS, fastmath=FAST, parallel=True, cache=writable)(function)
+        made = numba.njit(**OPTIONS, **options, cache=writable)(function)
+    return compile_elsewhere(made) if writable else made
 
 
 @functools.cache
