@@ -86,7 +86,7 @@ def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str,
     """What could explain this figure's difference beyond that. All of it can be read off the result."""
     figure, how, found = result["metrics"][metric], result["how"], []
     if figure["stderr"] and abs(figure["value"] - row.value) <= FEW * figure["stderr"]:
-        found.append(f"it is within {FEW:g} standard errors and may be chance")
+        found.append(f"the difference is within {FEW:g} standard errors and may be chance")
     wanted, used = result["shots"], how.get("shots_used", 0)
     if used < wanted:
         found.append(f"only {used:g} of {wanted} examples fitted the context of {model['context_length']} tokens")

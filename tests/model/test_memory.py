@@ -164,11 +164,11 @@ print(int(peak.split()[1]) * 1024 - before)  # not ru_maxrss: that begins with t
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's account of a process's peak")
-@pytest.mark.parametrize(("kernels", "within"), [(False, 0.15), (True, 0.3)])
+@pytest.mark.parametrize(("kernels", "within"), [(False, 0.15), (True, 0.4)])
 def test_a_training_process_holds_what_is_predicted(
     kernels: bool, within: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With kernels freed memory is kept, and what evaluations find no room in counts twice: few do here."""
+    """With kernels freed memory is kept, and what evaluations find no room in counts twice: few do here, so less is held."""
     monkeypatch.setattr(features, "by_floats", lambda: kernels)
     shape: dict[str, Any] = {"n_layer": 4, "n_head": 4, "n_embd": 256, "vocab_size": 8000, "context_length": 128}
     done = subprocess.run(
