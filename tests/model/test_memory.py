@@ -168,7 +168,7 @@ print(int(peak.split()[1]) * 1024 - before)  # not ru_maxrss: that begins with t
 def test_a_training_process_holds_what_is_predicted(
     kernels: bool, within: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With kernels freed memory is kept, and what evaluations find no room in counts twice: few do here, so less is held."""
+    """With kernels what evaluations find no room in counts twice: few do here, so that less is held than predicted."""
     monkeypatch.setattr(features, "by_floats", lambda: kernels)
     shape: dict[str, Any] = {"n_layer": 4, "n_head": 4, "n_embd": 256, "vocab_size": 8000, "context_length": 128}
     done = subprocess.run(
