@@ -157,23 +157,23 @@ def train(rows, **shape):
 
 train(1, n_layer=1, n_head=2, n_embd=32, vocab_size=64, context_length=16)
 before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-train(16, **json.loads(sys.argv[1]))
+train(32, **json.loads(sys.argv[1]))
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
 print(int(peak.split()[1]) * 1024 - before)  # not ru_maxrss: that begins with the peak of the process that started it
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's account of a process's peak")
-@pytest.mark.parametrize(("kernels", "within"), [(False, 0.15), (True, 0.4)])
+@pytest.mark.parametrize(("kernels", "within"), [(False, 0.15), (True, 0.2)])
 def test_a_training_process_holds_what_is_predicted(
     kernels: bool, within: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With kernels what evaluations find no room in counts twice: few do here, so that less is held than predicted."""
+    """With many rows: what evaluations find no room in counts twice with kernels, and is much of it with few."""
     monkeypatch.setattr(features, "by_floats", lambda: kernels)
     shape: dict[str, Any] = {"n_layer": 4, "n_head": 4, "n_embd": 256, "vocab_size": 8000, "context_length": 128}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(shape), str(kernels)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    guess = training_bytes(GPTConfig(**shape), Pass(16, dtype="float32"))
+    guess = training_bytes(GPTConfig(**shape), Pass(32, dtype="float32"))
     assert guess.total - guess.base == pytest.approx(int(done.stdout), rel=within)
