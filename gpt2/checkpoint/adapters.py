@@ -22,10 +22,10 @@ import numpy.typing as npt
 from gpt2 import atomic
 from gpt2.checkpoint.arrays import ArrayFile
 from gpt2.checkpoint.find import find_folder
-from gpt2.checkpoint.names import SCORE, plain_name
+from gpt2.checkpoint.names import SCORE, has_weights, plain_name
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
-from gpt2.model.lora_config import TARGETS, LoRAConfig, check_fit, tensor_shapes
+from gpt2.model.lora_config import TARGETS, LoRAConfig, check_fit, ends_with, tensor_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,7 +125,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter, and no model of its own."""
-    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+    return (folder / CONFIG).is_file() and not has_weights(folder)
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -178,6 +178,9 @@ def config_from_peft(values: Mapping[str, Any], state: Mapping[str, Floats], pat
     simple = isinstance(named, list) and not any(values.get(name) for name in CHOICES)
     found = [name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A")]
     targets = [plain_name(str(name)) for name in named] if simple and named else found
+    if simple and named and found:  # PEFT passes over names that are no part of the model, where others are
+        places = [*found, *(f"h.0.{part}" for part in TARGETS)]
+        targets = [target for target in targets if any(ends_with(name, target) for name in places)] or targets
     config = LoRAConfig(
         rank=numbers["r"],
         alpha=float(numbers["lora_alpha"]),

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpt2 import atomic
 from gpt2.checkpoint.adapters import (
@@ -70,6 +70,25 @@ class Classifier:
             ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
             found[start:stop] = last_logits(self.module, ids.to(device), lengths).cpu()
         return found
+
+
+class Head(NamedTuple):
+    """A classifier's last matrix (labels, width), and what its rows mean."""
+
+    labels: tuple[str, ...]
+    weight: Tensor
+
+
+def read_head(folder: Path) -> Head | None:
+    """The head of a model folder; None where it is no classifier's."""
+    if is_adapter(folder) or not is_classifier(folder):
+        return None
+    found = next((tensor for name, tensor in stored_tensors(folder) if plain_name(name) == SCORE), None)
+    if found is None:
+        return None
+    labels = read_labels(folder / "config.json", found.size(0))
+    check_head(folder, found, labels, read_config(folder))
+    return Head(labels, found)
 
 
 def check_texts(texts: Sequence[Sequence[int]], config: GPTConfig) -> None:

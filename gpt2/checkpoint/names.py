@@ -109,9 +109,17 @@ def plain_name(name: str) -> str:
     return name
 
 
+WEIGHT_FILES = ("model.safetensors", EXTENDED_WEIGHTS, "pytorch_model.bin")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a whole model's weights, in one file or several."""
+    return any((folder / name).is_file() or (folder / f"{name}.index.json").is_file() for name in WEIGHT_FILES)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """safetensors before pytorch_model.bin, whole before sharded; UserError if there is none."""
-    for name in ("model.safetensors", EXTENDED_WEIGHTS, "pytorch_model.bin"):
+    for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return [folder / name]
         index = folder / f"{name}.index.json"

@@ -60,7 +60,7 @@ def command(file: str, labels: str | None, lines: bool, as_json: bool, **flags: 
     texts = [line.strip() for line in text.split("\n") if line.strip()] if lines else [text]
     wanted = None if labels is None else read_labels(labels)
     model = load_model(flags)
-    valued = by_head(model, wanted, flags) or by_likelihood(model, wanted, texts, flags)
+    valued = by_head(model, wanted, texts, flags) or by_likelihood(model, wanted, texts, flags)
     for start in range(0, len(texts), AT_ONCE):
         for values in valued(texts[start : start + AT_ONCE]):
             label = max(values, key=lambda name: values[name])
@@ -77,7 +77,7 @@ def read_labels(text: str) -> list[str]:
     return found
 
 
-def by_head(model: Model, wanted: Sequence[str] | None, flags: dict[str, Any]) -> Valued | None:
+def by_head(model: Model, wanted: Sequence[str] | None, texts: Sequence[str], flags: dict[str, Any]) -> Valued | None:
     """By the model's own head, where it has one; UserError for what that has no use for."""
     import torch
 
@@ -95,12 +95,14 @@ def by_head(model: Model, wanted: Sequence[str] | None, flags: dict[str, Any]) -
         raise UserError(f"--labels: {folder} was tuned for {', '.join(classifier.labels)}; leave --labels out")
     device = pick_device(model.device)
     classifier.module.to(device=device, dtype=getattr(torch, pick_dtype(model.dtype, device)))
-    return Head(classifier, model.tokenizer, flags["long"])
+    head = Head(classifier, model.tokenizer, flags["long"])
+    head.tell_long(texts)
+    return head
 
 
 def by_likelihood(model: Model, labels: Sequence[str] | None, texts: Sequence[str], flags: dict[str, Any]) -> Valued:
     """By how likely each label is as an answer."""
-    from gpt2.evaluate.answering import Likelihoods
+    from gpt2.evaluate.answering import Likelihoods, tell_long
 
     if flags["seed"] is not None and flags["shots"] is None:
         raise UserError("--seed: nothing is drawn without examples; add --shots FILE, or leave it out")
@@ -109,5 +111,7 @@ def by_likelihood(model: Model, labels: Sequence[str] | None, texts: Sequence[st
     room = max(len(model.tokenizer.encode(f" {label}")) for label in labels)
     asker = make_asker(classify(labels), model, room, flags)
     ask(asker, {"text": texts[0]})  # refuses before weights are read, and says what is left out
+    if len(texts) > 1:
+        tell_long(asker, [{"text": text} for text in texts], "texts")
     scorer, compare = scorer_for(model, len(texts) * len(labels)), Likelihoods(labels, flags["by"])
     return lambda some: compare(scorer, asker, [asker.prompts({"text": text}) for text in some])

@@ -138,12 +138,13 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
-def complete(module: GPT, tokenizer: Tokenizer, prompt: str) -> str:
+def complete(module: GPT, tokenizer: Tokenizer, prompt: str | list[int]) -> str:
     """How the model goes on from a prompt, by the likeliest token each time."""
     from gpt2.inference.generate import generate
     from gpt2.inference.sampling import SamplingParams
 
-    length = min(64, module.config.context_length - max(1, len(tokenizer.encode(prompt))))
+    given = len(tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+    length = min(64, module.config.context_length - max(1, given))
     if length < 1:
         return "(the prompt leaves no room)"
     return generate(module, tokenizer, [prompt], SamplingParams(max_new_tokens=length, temperature=0.0))[0].text

@@ -121,7 +121,7 @@ def read_examples(
     shape = find_shape(first.fields, options.columns, f"{path} line {first.line}")
     kind = KINDS.get(shape.form, "completion")
     _check_kind(path, kind, options)
-    reader = RecordReader(path, shape, tokenizer, options.template)
+    reader = RecordReader(path, shape, tokenizer, options.template, options.columns)
     tokens = encode_records(_records(reader, chain([first], rows), options.labels), tokenizer)
     labels = _labels(path, tokens, options.labels) if kind == "label" else ()
     fitted, notes = _fitted(path, tokens, kind, context_length + 1, options.too_long)
@@ -140,10 +140,11 @@ def read_examples(
 
 
 def split_examples(examples: ExampleSet, share: float, seed: int) -> tuple[ExampleSet, ExampleSet]:
-    """(to train on, held out): about `share` of the distinct prompts held out with all their examples, at least one.
+    """(to train on, held out): about `share` of the examples held out, never parted from others of the same prompt.
 
-    Which ones depends on the prompts and the seed, not on their order in the file. Of texts in fewer than 20 documents
-    the last part is held out instead. Raises UserError where all examples have one prompt.
+    Which ones depends on the prompts and the seed, not on their order in the file; where all have one prompt, on the
+    whole examples. Of texts in fewer than 20 documents the last part is held out instead. Raises UserError where there
+    are no two to part.
     """
     if not 0 < share < 1:
         raise UserError(f"--val-share {share}: must lie between 0 and 1")
@@ -151,13 +152,34 @@ def split_examples(examples: ExampleSet, share: float, seed: int) -> tuple[Examp
     if examples.kind == "text" and len(distinct) < FEW_DOCUMENTS:
         order, group = np.arange(len(examples))[::-1], np.arange(len(examples))
     else:
+        if len(distinct) < 2:
+            distinct, group = np.unique(_own_keys(examples), return_inverse=True)
         order = np.argsort(splitmix64(distinct ^ splitmix64(np.array([seed], np.uint64))), kind="stable")
     if len(order) < 2:
-        what = "the text fills one example only" if examples.kind == "text" else "all examples have the same prompt"
-        raise UserError(f"{what}: none can be held out; give a validation file, or more data")
+        what = "the text fills one example only" if examples.kind == "text" else "all examples are the same"
+        raise UserError(
+            f"{what}: none can be held out; give a validation file, or more data, or hold none out with --val_share 0"
+        )
     held = np.zeros(len(order), bool)
-    held[order[: min(len(order) - 1, max(1, round(share * len(order))))]] = True
+    held[_first_of(order, np.bincount(group), share)] = True
     return examples.take(np.flatnonzero(~held[group])), examples.take(np.flatnonzero(held[group]))
+
+
+def _first_of(order: NDArray[np.int64], sizes: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """Groups, in this order, that together have about `share` of all examples: none that has more of them alone."""
+    wanted = max(1, round(share * int(sizes.sum())))
+    fit = order[sizes[order] <= wanted]
+    if not len(fit):
+        return order[[int(sizes[order].argmin())]]
+    chosen = fit[np.cumsum(sizes[fit]) <= wanted]
+    return chosen[: len(order) - 1]
+
+
+def _own_keys(examples: ExampleSet) -> NDArray[np.uint64]:
+    """(n): equal for equal examples."""
+    both = (((e.chosen, e.rejected) if isinstance(e, Pair) else (e,)) for e in examples.examples)
+    digests = [hashlib.blake2b(b"".join(side.ids.tobytes() for side in e), digest_size=8).digest() for e in both]
+    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 def preview(examples: ExampleSet, tokenizer: Tokenizer) -> list[tuple[str, bool]]:

@@ -2,7 +2,7 @@
 
 A layout says where a row ends and how its fields are told apart:
 
-    text        plain text; a line `<|endoftext|>` ends a document, blank lines do not: a book is one document
+    text        plain text; `<|endoftext|>` at a line's end ends a document, blank lines do not: a book is one document
     paragraphs  plain text in which blank lines end documents            (never recognised, only asked for)
     lines       plain text in which each line is a document              (never recognised, only asked for)
     pairs       lines `input||output`
@@ -42,7 +42,7 @@ WORDS: dict[Layout, str] = {
 HEADER = 10_000  # characters of a table's first line, at most: a book may be one line
 LOOKED_AT = 100  # lines from the beginning that decide what a file is
 BARS = "||"
-END_OF_TEXT = "<|endoftext|>"
+START_OF_TEXT, END_OF_TEXT = "<|startoftext|>", "<|endoftext|>"  # the first is gpt-2-simple's
 _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -66,12 +66,12 @@ def recognise(path: Path, columns: Iterable[str] = ()) -> Layout:
     if re.match(r"\s*\[\s*([{\]]|$)", " ".join(head)):
         return "json"
     for layout, delimiter in (("tsv", "\t"), ("csv", ","), ("csv", ";")):
-        names = _header(head[0], delimiter)
+        names = [name.strip() for name in _header(head[0], delimiter)]
         if len(names) > 1 and (has_shape(names) or set(columns) & set(names)):
             return layout  # type: ignore[return-value]
     if 2 * sum(BARS in line for line in head) > len(head):
         return "pairs"
-    return _named_otherwise(path, head[0])
+    return _named_otherwise(path, head[0], columns)
 
 
 def _header(line: str, delimiter: str) -> list[str]:
@@ -111,11 +111,12 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: {error.strerror}; expected a file of examples") from None
 
 
-def _named_otherwise(path: Path, first: str) -> Layout:
+def _named_otherwise(path: Path, first: str, columns: Iterable[str]) -> Layout:
     """Plain text, unless the name says that it should be more: prose is no likely content of a .csv file."""
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        if has_shape([first]):
+        names = [name.strip() for name in _header(first, "\t" if suffix == ".tsv" else ",")]
+        if has_shape(names) or set(columns) & set(names):
             return "tsv" if suffix == ".tsv" else "csv"
         raise UserError(
             f"{path} line 1: no column is known by its name in {first[:60]!r}; say which is which with "
@@ -127,23 +128,34 @@ def _named_otherwise(path: Path, first: str) -> Layout:
 
 
 def _documents(path: Path) -> Iterator[Row]:
-    return _between(path, lambda line: line.startswith(END_OF_TEXT) and line.strip() == END_OF_TEXT)
+    for row in _between(path, _before_mark):
+        yield Row(row.line, {"text": row.fields["text"].removeprefix(START_OF_TEXT).removeprefix("\n")})
+
+
+def _before_mark(line: str) -> str | None:
+    end = line.rstrip()
+    return end.removesuffix(END_OF_TEXT) if end.endswith(END_OF_TEXT) else None
 
 
 def _paragraphs(path: Path) -> Iterator[Row]:
-    return _between(path, lambda line: not line.strip())
+    return _between(path, lambda line: None if line.strip() else "")
 
 
-def _between(path: Path, ends: Callable[[str], bool]) -> Iterator[Row]:
-    """Texts between such lines, without blank lines around them; one of white space alone is none."""
+def _between(path: Path, last_part: Callable[[str], str | None]) -> Iterator[Row]:
+    """Texts without blank lines around them; one of white space alone is none.
+
+    `last_part(line)` is what a line that ends a text has of it, None for every other line.
+    """
     begin, held = 1, list[str]()
     for number, line in lines(path):
-        if ends(line):
+        last = last_part(line)
+        part = line if last is None else last
+        if (held and last is None) or part.strip():
+            begin = begin if held else number
+            held.append(part)
+        if last is not None:
             yield from _document(begin, held)
             held = []
-        elif held or line.strip():
-            begin = begin if held else number
-            held.append(line)
     yield from _document(begin, held)
 
 
@@ -239,7 +251,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    _, header = next(lines(path), (1, ""))
+    header = next((line for _, line in lines(path) if line.strip()), "")
     return _table(path, ";" if header.count(";") > header.count(",") else ",")
 
 
@@ -252,9 +264,11 @@ def _table(path: Path, delimiter: str) -> Iterator[Row]:
     rows = csv.reader((line + "\n" for _, line in lines(path)), delimiter=delimiter, strict=True)
     begin = 1
     try:
-        names = [name.strip() for name in next(rows, [])]
+        names = [name.strip() for name in next(filter(_filled, rows), [])]
         if len(set(names)) < len(names) or not all(names):
-            raise UserError(f"{path} line 1: expected a name for each column, all different; found {', '.join(names)}")
+            raise UserError(
+                f"{path} line {rows.line_num}: expected a name for each column, all different; found {', '.join(names)}"
+            )
         begin = rows.line_num + 1
         for cells in rows:
             if cells and len(cells) != len(names):
@@ -265,6 +279,10 @@ def _table(path: Path, delimiter: str) -> Iterator[Row]:
             begin = rows.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path} line {begin}: expected a row of the table ({error})") from None
+
+
+def _filled(cells: list[str]) -> bool:
+    return any(cell.strip() for cell in cells)
 
 
 READERS: dict[Layout, Callable[[Path], Iterator[Row]]] = {

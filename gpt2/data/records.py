@@ -6,7 +6,7 @@ and its completion where neither has white space there; GPT-2 knows a word best 
 
 from __future__ import annotations
 
-import re
+import string
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from gpt2.data.formats import Row
-from gpt2.data.shapes import Shape, as_text
+from gpt2.data.formats import END_OF_TEXT, Row
+from gpt2.data.shapes import Shape, as_text, find_shape, has_shape
 from gpt2.errors import UserError
 from gpt2.tokenizer.chat_template import ChatTemplate, Piece, parse_message
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 ANSWERS = ("completion", "output", "chosen", "rejected")  # roles that are no part of a prompt
 MAY_LACK = ("input", "text")  # roles that may be null
 EQUAL = "pairs of equal texts, left out"
-_FIELD = re.compile(r"{(\w+)}")
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,13 @@ class RecordReader:
     Raises UserError for a template that does not go with the shape.
     """
 
-    def __init__(self, path: object, shape: Shape, tokenizer: Tokenizer, template: str | None) -> None:
+    def __init__(
+        self, path: object, shape: Shape, tokenizer: Tokenizer, template: str | None, columns: Mapping[str, str]
+    ) -> None:
         self.path, self.shape, self.tokenizer, self.template = path, shape, tokenizer, template
-        self._names: dict[str, Any] = {**shape.roles, **shape.optional}
+        self.columns = columns
+        self._names: dict[str, Any] = {role: role for role in shape.absent} | {**shape.roles, **shape.optional}
+        self._fields: set[str] = set()  # of the first row
         eot = tokenizer.eot_id
         self.start: list[Piece] = [("\n" if eot is None else eot, False)]  # as a text begins that has no prompt
         self.end: list[Piece] = [] if eot is None else [(eot, True)]
@@ -62,11 +65,25 @@ class RecordReader:
 
     def read(self, row: Row) -> Record | None:
         """A row's record; None for one that is left out. UserError, with file and line, for what cannot be learned."""
-        record: Record | None = self._read(row, f"{self.path} line {row.line}")
+        where = f"{self.path} line {row.line}"
+        self._fields = self._fields or {*row.fields, *self.shape.absent}
+        if more := row.fields.keys() - self._fields:
+            self._check_more(row, more, where)
+        record: Record | None = self._read(row, where)
         return record
 
+    def _check_more(self, row: Row, more: set[str], where: str) -> None:
+        """Fields that the first row lacks: UserError if they make another kind of example, else they are counted."""
+        if not self.columns and has_shape(row.fields) and find_shape(row.fields, {}, where).form != self.shape.form:
+            raise UserError(
+                f"{where}: has {', '.join(sorted(more))}, the first example has not; give files of one kind each, or "
+                "say what to read with --columns"
+            )
+        for name in sorted(more):
+            self.left_out[f"examples with a field {name!r}, not read as the first one has none"] += 1
+
     def _text(self, row: Row, where: str) -> Record | None:
-        text = self._field(row, "text", where)
+        text = self._unmarked(self._field(row, "text", where), "texts")
         if not text.strip():
             self.left_out["texts without any text, left out"] += 1
             return None
@@ -78,8 +95,8 @@ class RecordReader:
         return Record(row.line, text, ([(text, True), *end],), label)
 
     def _completion(self, row: Row, where: str) -> Record:
-        prompt = self._prompt(row, where)
-        return Record(row.line, prompt, (self._answered(prompt, self._filled(row, "completion", where)),))
+        prompt, completion = self._prompt(row, where), self._filled(row, "completion", where)
+        return Record(row.line, prompt or completion, (self._answered(prompt, completion),))
 
     def _preference(self, row: Row, where: str) -> Record | None:
         if isinstance(row.fields.get(self.shape.roles["chosen"]), list):
@@ -153,12 +170,23 @@ class RecordReader:
         """The text in front of a completion: the prompt, or the template with the row's fields in it."""
         if self.template is None:
             return self._field(row, "prompt", where)
-        return _FIELD.sub(lambda found: self._field(row, found[1], where), self.template)
+        fields = {name: self._field(row, name, where) for name in _named(self.template)}
+        return self.template.rstrip(" ").format_map(fields)  # its last space is the completion's: " word" is one token
 
     def _answered(self, prompt: str, completion: str) -> list[Piece]:
+        completion = self._unmarked(completion, "completions")
         joins = bool(prompt) and not prompt[-1:].isspace() and not completion[:1].isspace()
         start: list[Piece] = [(prompt, False)] if prompt else self.start
         return [*start, (" " * joins + completion, True), *self.end]
+
+    def _unmarked(self, text: str, what: str) -> str:
+        """Without a spelled end of text at its end, which comes anyway; one elsewhere is letters, and is counted."""
+        if text.rstrip().endswith(END_OF_TEXT):
+            self.left_out[f"{what} with {END_OF_TEXT} at their end, which is taken for the token"] += 1
+            text = text.rstrip().removesuffix(END_OF_TEXT)
+        if END_OF_TEXT in text:
+            self.left_out[f"{what} with {END_OF_TEXT} inside, learned as the letters that it is"] += 1
+        return text
 
     def _field(self, row: Row, role: str, where: str) -> str:
         """A field's text; a role that rows may lack, or that this file lacks, gives an empty one."""
@@ -181,10 +209,21 @@ class RecordReader:
                 f"--template: {self.shape.form} examples have none; it goes around prompts and instructions"
             )
         known = {"instruction", "input"} if self.shape.form == "instruction" else set(fields)
-        found = _FIELD.findall(template)
+        found = _named(template)
         if not found or not set(found) <= known:
             names = " or ".join(f"{{{role}}}" for role in sorted(known, reverse=True))
             raise UserError(f"--template {template!r}: expected {names} in it, where the field's text goes")
+
+
+def _named(template: str) -> list[str]:
+    """The fields in a template; UserError for braces that are none."""
+    try:
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        if any(form or conversion or not name or not name.isidentifier() for _, name, form, conversion in parts):
+            raise ValueError("a brace that names no field")
+    except ValueError as error:
+        raise UserError(f"--template {template!r}: {error}; for a brace itself write {{{{ or }}}}") from None
+    return [str(name) for _, name, _, _ in parts]
 
 
 def _key(pieces: list[Piece]) -> str:

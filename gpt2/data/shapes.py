@@ -13,11 +13,12 @@ Form = Literal["text", "completion", "instruction", "messages", "label", "prefer
 
 @dataclass(frozen=True)
 class Shape:
-    """Fields that make an example: role -> the file's name for it."""
+    """Fields that make an example: role -> the file's name for it. `absent`: those that later rows may still have."""
 
     form: Form
     roles: Mapping[str, str]
     optional: Mapping[str, str]
+    absent: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """`instruction, input, output`, with a file's own names behind the roles."""
@@ -63,7 +64,7 @@ def find_shape(names: Iterable[str], columns: Mapping[str, str], where: str) -> 
         if own.keys() >= set(shape.roles.values()):
             roles = {role: own[name] for role, name in shape.roles.items()}
             optional = {role: own[name] for role, name in shape.optional.items() if name in own}
-            return replace(shape, roles=roles, optional=optional)
+            return replace(shape, roles=roles, optional=optional, absent=tuple(shape.optional.keys() - optional.keys()))
     found = ", ".join(own.values()) or "none"
     raise UserError(f"{where}: expected fields {KNOWN}; found {found} (--columns ROLE=NAME names them)")
 

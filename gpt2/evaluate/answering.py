@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from gpt2.evaluate.prompts import Example, Prompt
 from gpt2.evaluate.score import Pair, Scorer, encode_pair
 from gpt2.evaluate.verbs import Asker, Long
 from gpt2.evaluate.writing import AT_ONCE, parts
+from gpt2.runtime import say
 
 if TYPE_CHECKING:
     from gpt2.checkpoint.classifier import Classifier
@@ -34,12 +35,22 @@ def written(scorer: Scorer, prompts: Sequence[Prompt], params: SamplingParams) -
 
 def translated(scorer: Scorer, asker: Asker, text: str, params: SamplingParams) -> Iterator[str]:
     """Each line of the text in the other language, sentence by sentence as GPT-2's paper does it; empty lines stay."""
-    for lines in grouped([sentences(line) for line in text.split("\n")]):
+    every = [sentences(line) for line in text.split("\n")]
+    tell_long(asker, [{"source": sentence} for line in every for sentence in line], "sentences")
+    for lines in grouped(every):
         asked = [[asker.prompts({"source": sentence}) for sentence in line] for line in lines]
         found = written(scorer, [prompt for line in asked for prompts in line for prompt in prompts], params)
         for line in asked:
             texts = [asker.verb.clean(next(found)) for prompts in line for _ in prompts]
             yield " ".join(" ".join(texts).split())
+
+
+def tell_long(asker: Asker, items: Sequence[Mapping[str, str]], what: str) -> None:
+    """Say how many of these do not fit the context, and what of them is read; none is left for --long error."""
+    long = sum(not asker.fits(item) for item in items)
+    if long and asker.long != "error":
+        read = "beginnings are" if asker.long == "cut" else "pieces are"
+        say(f"{long:,} of {len(items):,} {what} do not fit the model's context: their {read} read (--long)")
 
 
 def grouped(lines: Sequence[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
@@ -109,6 +120,17 @@ class Head:
         read = [self._pieces(text) for text in texts]
         rows = iter(self.classifier.logits([ids for text in read for ids in text]).log_softmax(-1).tolist())
         return [mean_of(self.classifier.labels, [next(rows) for _ in text]) for text in read]
+
+    def tell_long(self, texts: Sequence[str]) -> None:
+        """Say how many texts do not fit the context, and what of them is read."""
+        limit = self.classifier.module.config.context_length
+        long = sum(len(self.tokenizer.encode(text)) > limit for text in texts)
+        if long and self.long != "error":
+            read = "beginnings are" if self.long == "cut" else "pieces are"
+            say(
+                f"{long:,} of {len(texts):,} texts pass the model's context of {limit:,} tokens: "
+                f"their {read} read (--long)"
+            )
 
     def _pieces(self, text: str) -> list[list[int]]:
         limit, ids = self.classifier.module.config.context_length, self.tokenizer.encode(text)

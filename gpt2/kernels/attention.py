@@ -101,7 +101,7 @@ def attend(plan: Any, layer: Any, span: Any, head: Any, heads: Any, queries: Any
     for h in range(head, head + heads):
         done = 0
         while done < queries:
-            m = tile_size(queries - done)
+            m = tile_size(queries - done, FLOAT32)
             q = first + (done * stride + h * width) * 4
             look_back(plan, layer, own, table, h, 1, m, q, position + done, out_first + done, worker)
             done += m

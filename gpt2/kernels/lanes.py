@@ -119,6 +119,17 @@ class Emitter:
         parts = list(zip(self._halves(weights), self._halves(four), strict=True))
         return self.builder.add(total, self._fours(parts))
 
+    def dot_shorts(self, total: Any, weights: Any, two: Any) -> Any:
+        """total (16 ints) + for each lane its two weights of 16 bits (an int) times two others (one int); with AVX2."""
+        none, two = ir.Constant(INTS, ir.Undefined), self.spread(two)
+        sums = []
+        for start in (0, 8):
+            places = ir.Constant(INTS8, list(range(start, start + 8)))
+            halves = [self.builder.shuffle_vector(value, none, places) for value in (weights, two)]
+            operands = [self.builder.bitcast(half, SHORTS16) for half in halves]
+            sums.append(self._call("llvm.x86.avx2.pmadd.wd", INTS8, *operands))
+        return self.builder.add(total, self.builder.shuffle_vector(*sums, ir.Constant(INTS, list(range(LANES)))))
+
     def _fours(self, parts: list[tuple[Any, Any]]) -> Any:
         """16 ints, each the sum of four products of unsigned and signed bytes."""
         ones, sums = ir.Constant(SHORTS16, [1] * 16), []
@@ -144,10 +155,17 @@ class Emitter:
             function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
             operands = [self.builder.bitcast(value, HALVES32) for value in (weights, self.spread(two))]
             return self.builder.call(function, [total, *operands])
-        two = self.spread(two)
-        for part in (self._high, self._low):
-            total = self.multiply_add(part(two), part(weights), total)
-        return total
+        return self.dots_halves([total], weights, [two])[0]
+
+    def dots_halves(self, totals: list[Any], weights: Any, twos: list[Any]) -> list[Any]:
+        """`dot_halves` of the same weights for several totals."""
+        pairs = list(zip(totals, twos, strict=True))
+        if features.HAS_BF16:
+            return [self.dot_halves(total, weights, two) for total, two in pairs]
+        for part in (self._high, self._low):  # one after the other for all: fewer registers at a time
+            own = part(weights)
+            pairs = [(self.multiply_add(part(self.spread(two)), own, total), two) for total, two in pairs]
+        return [total for total, _ in pairs]
 
     def _low(self, pairs: Any) -> Any:
         """The first bfloat16 of each pair as float32."""

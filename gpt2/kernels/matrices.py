@@ -9,14 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from gpt2.kernels import features
 from gpt2.kernels import plan as at
 from gpt2.kernels.cache import kernel, once
 from gpt2.kernels.formats import narrow, widen
 from gpt2.kernels.lanes import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
-from gpt2.kernels.scalars import floats, halves, ints, largest, share, signed, unsigned, words
+from gpt2.kernels.scalars import floats, halves, ints, largest, share, shorts, signed, unsigned, words
 from gpt2.kernels.vectors import tile_bytes, tile_float, tile_halves
+from gpt2.kernels.wide import WIDE_TALL, tile_shorts, widen_weights
 
 f32 = np.float32
+# Tokens of a tile, beside 2 and 1: as many as the registers have room for the sums of. Sixteen of eight numbers hold
+# twelve halves of a token's sums and what is added to them; bytes need more beside them.
+TALL, HALF, TALL_BYTES, HALF_BYTES = (6, 3, 4, 3) if features.by_floats() else (8, 4, 8, 4)
+WIDE_FROM = 4 * WIDE_TALL if features.by_avx2() else 1 << 40  # tokens that are worth laying weights out in 16 bits
 
 
 @kernel
@@ -24,27 +30,27 @@ def float_tile(m: Any, kind: Any, w: Any, x: Any, x_stride: Any, columns: Any, o
                add: Any) -> None:  # fmt: skip
     """`tile_float` or, for bfloat16 (x too, its stride in such numbers), `tile_halves` for an m known only now."""
     if kind == FLOAT32:
-        if m == 8:
-            tile_float(8, 0, w, x, x_stride, columns, out, out_stride, bias, add)
-        elif m == 4:
-            tile_float(4, 0, w, x, x_stride, columns, out, out_stride, bias, add)
+        if m == TALL:
+            tile_float(TALL, 0, w, x, x_stride, columns, out, out_stride, bias, add)
+        elif m == HALF:
+            tile_float(HALF, 0, w, x, x_stride, columns, out, out_stride, bias, add)
         elif m == 2:
             tile_float(2, 0, w, x, x_stride, columns, out, out_stride, bias, add)
         else:
             tile_float(1, 0, w, x, x_stride, columns, out, out_stride, bias, add)
     elif kind == BFLOAT16:
-        if m == 8:
-            tile_halves(8, w, x, x_stride, columns // 2, out, out_stride, bias, add)
-        elif m == 4:
-            tile_halves(4, w, x, x_stride, columns // 2, out, out_stride, bias, add)
+        if m == TALL:
+            tile_halves(TALL, w, x, x_stride, columns // 2, out, out_stride, bias, add)
+        elif m == HALF:
+            tile_halves(HALF, w, x, x_stride, columns // 2, out, out_stride, bias, add)
         elif m == 2:
             tile_halves(2, w, x, x_stride, columns // 2, out, out_stride, bias, add)
         else:
             tile_halves(1, w, x, x_stride, columns // 2, out, out_stride, bias, add)
-    elif m == 8:
-        tile_float(8, 2, w, x, x_stride, columns, out, out_stride, bias, add)
-    elif m == 4:
-        tile_float(4, 2, w, x, x_stride, columns, out, out_stride, bias, add)
+    elif m == TALL:
+        tile_float(TALL, 2, w, x, x_stride, columns, out, out_stride, bias, add)
+    elif m == HALF:
+        tile_float(HALF, 2, w, x, x_stride, columns, out, out_stride, bias, add)
     elif m == 2:
         tile_float(2, 2, w, x, x_stride, columns, out, out_stride, bias, add)
     else:
@@ -56,18 +62,22 @@ def byte_tile(m: Any, kind: Any, w: Any, scales: Any, per: Any, x: Any, x_stride
               stride: Any, groups: Any, out: Any, out_stride: Any, bias: Any, add: Any) -> None:  # fmt: skip
     """`tile_bytes` for an m and a kind that are known only now."""
     if kind == INT8:
-        if m == 8:
-            tile_bytes(8, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
-        elif m == 4:
-            tile_bytes(4, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+        if m == TALL_BYTES:
+            tile_bytes(TALL_BYTES, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride,
+                       bias, add)  # fmt: skip
+        elif m == HALF_BYTES:
+            tile_bytes(HALF_BYTES, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride,
+                       bias, add)  # fmt: skip
         elif m == 2:
             tile_bytes(2, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
         else:
             tile_bytes(1, 2, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
-    elif m == 8:
-        tile_bytes(8, 3, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
-    elif m == 4:
-        tile_bytes(4, 3, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
+    elif m == TALL_BYTES:
+        tile_bytes(TALL_BYTES, 3, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride,
+                   bias, add)  # fmt: skip
+    elif m == HALF_BYTES:
+        tile_bytes(HALF_BYTES, 3, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride,
+                   bias, add)  # fmt: skip
     elif m == 2:
         tile_bytes(2, 3, w, scales, per, x, x_stride, x_scales, x_sums, stride, groups, out, out_stride, bias, add)
     else:
@@ -75,12 +85,13 @@ def byte_tile(m: Any, kind: Any, w: Any, scales: Any, per: Any, x: Any, x_stride
 
 
 @kernel
-def tile_size(left: Any) -> Any:
-    """Tokens of the next tile: 8, 4, 2 or 1."""
-    if left >= 8:
-        return 8
-    if left >= 4:
-        return 4
+def tile_size(left: Any, kind: Any) -> Any:
+    """Tokens of the next tile over a matrix of this kind."""
+    tall, half = (TALL, HALF) if kind <= BFLOAT16 else (TALL_BYTES, HALF_BYTES)
+    if left >= tall:
+        return tall
+    if left >= half:
+        return half
     return 2 if left >= 2 else 1
 
 
@@ -99,7 +110,10 @@ def matmul(plan: Any, index: Any, x: Any, tokens: Any, out: Any, out_stride: Any
         block_bytes, scale_bytes = columns * LANES * (4 if kind == FLOAT32 else 2), 0
     row_bytes = columns * (4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1)
     rows = x if kind == FLOAT32 else plan[at.BYTES]
-    batch = max(8, plan[at.TILE_BYTES] // row_bytes // 8 * 8)  # tokens whose activations stay in the second cache
+    wide = kind >= INT8 and tokens >= WIDE_FROM
+    tall, row_bytes = (WIDE_TALL, 2 * columns) if wide else (tile_size(1 << 40, kind), row_bytes)
+    batch = max(1, plan[at.TILE_BYTES] // row_bytes // tall) * tall  # tokens whose activations stay in the second cache
+    widened = plan[at.WIDENED] + worker * plan[at.WIDEST] * LANES * 2
     for begin in range(0, tokens, batch):
         end = min(tokens, begin + batch)
         for block in range(first, last):
@@ -107,8 +121,10 @@ def matmul(plan: Any, index: Any, x: Any, tokens: Any, out: Any, out_stride: Any
             scales = matrix[at.SCALE] + block * scale_bytes
             bias = matrix[at.BIAS] + block * LANES * 4
             t = begin
+            if wide:
+                t = wide_tiles(plan, matrix, w, scales, t, end, out + block * LANES * 4, out_stride, bias, add, widened)
             while t < end:
-                m = tile_size(end - t)
+                m = tile_size(end - t, kind)
                 place = out + (t * out_stride + block * LANES) * 4
                 if kind <= BFLOAT16:
                     float_tile(m, kind, w, rows + t * row_bytes, columns, columns, place, out_stride, bias, add)
@@ -117,6 +133,27 @@ def matmul(plan: Any, index: Any, x: Any, tokens: Any, out: Any, out_stride: Any
                               plan[at.SCALES] + t * 4, plan[at.SUMS] + t * 4, plan[at.TOKENS_MOST], groups,
                               place, out_stride, bias, add)  # fmt: skip
                 t += m
+
+
+@kernel
+def wide_tiles(plan: Any, matrix: Any, w: Any, scales: Any, t: Any, end: Any, out: Any, out_stride: Any, bias: Any,
+               add: Any, widened: Any) -> Any:  # fmt: skip
+    """One block's products with tokens t to end, as far as whole tiles in 16 bits go; the first token that is left."""
+    kind, columns = matrix[at.KIND], matrix[at.COLUMNS]
+    if kind == INT8:
+        widen_weights(2, w, columns, widened)
+    else:
+        widen_weights(3, w, columns, widened)
+    while t + WIDE_TALL <= end:
+        x, x_scales, place = plan[at.SHORTS] + t * columns * 2, plan[at.SCALES] + t * 4, out + t * out_stride * 4
+        if kind == INT8:
+            tile_shorts(2, widened, scales, matrix[at.PER], x, columns, x_scales, plan[at.TOKENS_MOST],
+                        columns // GROUP, place, out_stride, bias, add)  # fmt: skip
+        else:
+            tile_shorts(3, widened, scales, matrix[at.PER], x, columns, x_scales, plan[at.TOKENS_MOST],
+                        columns // GROUP, place, out_stride, bias, add)  # fmt: skip
+        t += WIDE_TALL
+    return t
 
 
 @kernel
@@ -144,11 +181,15 @@ def quantise(plan: Any, row: Any, token: Any, columns: Any, first: Any, last: An
     for group in range(first, last):
         x = floats(row + group * GROUP * 4, GROUP)
         out = signed(plan[at.BYTES] + token * columns + group * GROUP, GROUP)
+        wide = shorts(plan[at.SHORTS] + (token * columns + group * GROUP) * 2, GROUP)
         total = np.int32(0)
         for i in range(GROUP):
             q = np.int32(x[i] * inverse + f32(128.5)) - np.int32(128)
             out[i] = np.int8(q)
             total += q
+        if plan[at.SHORTS] != 0:
+            for i in range(GROUP):
+                wide[i] = out[i]
         scales[group * plan[at.TOKENS_MOST] + token] = top / f32(127.0)
         sums[group * plan[at.TOKENS_MOST] + token] = total * np.int32(-128)
 

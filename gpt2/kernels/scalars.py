@@ -35,6 +35,11 @@ def halves(address: Any, count: Any) -> Any:
 
 
 @kernel
+def shorts(address: Any, count: Any) -> Any:
+    return numba.carray(pointer(address), count, np.int16)
+
+
+@kernel
 def signed(address: Any, count: Any) -> Any:
     return numba.carray(pointer(address), count, np.int8)
 

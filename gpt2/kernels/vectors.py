@@ -13,6 +13,7 @@ activation, four products a lane) where the processor has it, else through the s
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -31,6 +32,7 @@ from gpt2.kernels.lanes import (
     I32,
     I64,
     INT4,
+    INT8,
     INTS,
     LANES,
     Emitter,
@@ -39,6 +41,14 @@ from gpt2.kernels.lanes import (
 
 def _integers(count: int) -> tuple[Any, ...]:
     return (types.int64,) * count
+
+
+def _passes(tokens: int) -> list[tuple[int, ...]]:
+    """Which columns, even ones or odd ones, are gone through together, or one after the other.
+
+    Sixteen registers of eight numbers have room for the sums of three tokens twice, or of six once.
+    """
+    return [(0,), (1,)] if features.by_floats() and tokens > 3 else [(0, 1)]
 
 
 @intrinsic(prefer_literal=True)
@@ -57,16 +67,18 @@ def tile_float(typingctx: Any, m: Any, kind: Any, w: Any, x: Any, x_stride: Any,
         emit = Emitter(builder)
         rows = [emit.separate(emit.at(x, builder.mul(I64(m), x_stride), 4)) for m in range(tokens)]
         sums = [emit.variables(tokens, FLOATS) for _ in range(2)]
-        with cgutils.for_range(builder, builder.udiv(columns, I64(unroll))) as loop:
-            first = builder.mul(loop.index, I64(unroll))
-            for k in range(unroll):
-                weights = emit.lanes(emit.at(emit.at(w, first, LANES * size), k * LANES * size), stored)
-                for m in range(tokens):
-                    number = emit.load(emit.at(emit.at(rows[m], first, 4), 4 * k), F32, 4)
-                    place = sums[k % 2][m]
-                    builder.store(emit.multiply_add(emit.spread(number), weights, builder.load(place)), place)
-                if (k + 1) * LANES * size % 256 == 0:
-                    emit.fence()
+        for turns in _passes(tokens):
+            with cgutils.for_range(builder, builder.udiv(columns, I64(unroll))) as loop:
+                first = builder.mul(loop.index, I64(unroll))
+                for k in range(unroll):
+                    if k % 2 in turns:
+                        weights = emit.lanes(emit.at(emit.at(w, first, LANES * size), k * LANES * size), stored)
+                        for m in range(tokens):
+                            number = emit.load(emit.at(emit.at(rows[m], first, 4), 4 * k), F32, 4)
+                            place = sums[k % 2][m]
+                            builder.store(emit.multiply_add(emit.spread(number), weights, builder.load(place)), place)
+                    if (k + 1) * LANES * size % 256 == 0:
+                        emit.fence()
         totals = [builder.fadd(builder.load(even), builder.load(odd)) for even, odd in zip(*sums, strict=True)]
         emit.finish(totals, out, out_stride, bias, add)
         return context.get_dummy_value()
@@ -89,15 +101,16 @@ def tile_halves(typingctx: Any, m: Any, w: Any, x: Any, x_stride: Any, pairs: An
         emit = Emitter(builder)
         rows = [emit.separate(emit.at(x, builder.mul(I64(m), x_stride), 2)) for m in range(tokens)]
         sums = [emit.variables(tokens, FLOATS) for _ in range(2)]
-        with cgutils.for_range(builder, builder.udiv(pairs, I64(unroll))) as loop:
-            first = builder.mul(loop.index, I64(unroll))
-            for k in range(unroll):
-                weights = emit.load(emit.at(emit.at(w, first, 64), 64 * k), INTS, 1)
-                for m in range(tokens):
-                    two = emit.load(emit.at(emit.at(rows[m], first, 4), 4 * k), I32, 1)
-                    place = sums[k % 2][m]
-                    builder.store(emit.dot_halves(builder.load(place), weights, two), place)
-            emit.fence()
+        for turns in _passes(tokens):
+            with cgutils.for_range(builder, builder.udiv(pairs, I64(unroll))) as loop:
+                first = builder.mul(loop.index, I64(unroll))
+                for k in (k for k in range(unroll) if k % 2 in turns):
+                    weights = emit.load(emit.at(emit.at(w, first, 64), 64 * k), INTS, 1)
+                    twos = [emit.load(emit.at(emit.at(row, first, 4), 4 * k), I32, 1) for row in rows]
+                    found = emit.dots_halves([builder.load(place) for place in sums[k % 2]], weights, twos)
+                    for place, total in zip(sums[k % 2], found, strict=True):
+                        builder.store(total, place)
+                emit.fence()
         totals = [builder.fadd(builder.load(even), builder.load(odd)) for even, odd in zip(*sums, strict=True)]
         emit.finish(totals, out, out_stride, bias, add)
         return context.get_dummy_value()
@@ -123,37 +136,60 @@ def tile_bytes(typingctx: Any, m: Any, kind: Any, w: Any, scales: Any, per: Any,
         _, _, w, scales, per, x, x_stride, x_scales, x_sums, group_stride, groups, out, out_stride, bias, add = args
         emit = Emitter(builder)
         rows = [emit.separate(emit.at(x, builder.mul(I64(m), x_stride))) for m in range(tokens)]
-        sums = emit.variables(tokens, FLOATS)
-        wholes = [emit.variables(chains, INTS) for _ in rows]  # of groups that share both scales
-        scale_place, left = cgutils.alloca_once_value(builder, scales), cgutils.alloca_once_value(builder, per)
-        paired = builder.icmp_signed("==", builder.and_(per, I64(1)), I64(0))
-        with cgutils.for_range(builder, groups) as loop:
-            block = emit.at(w, loop.index, group_bytes)
-            here = [emit.at(row, loop.index, GROUP) for row in rows]
-            corner = builder.mul(loop.index, group_stride)
-            weight_scale = emit.lanes(builder.load(scale_place), BFLOAT16)
-            emit.count_down(left, per, scale_place, 2 * LANES)
+        wholes = [emit.variables(chains, INTS) for _ in rows]
 
-            def scale(totals: list[Any]) -> None:
-                for m, total in enumerate(totals):
-                    scale = emit.spread(emit.load(emit.at(emit.at(x_scales, corner, 4), 4 * m), F32, 4))
-                    value = builder.fmul(builder.sitofp(total, FLOATS), scale)
-                    builder.store(emit.multiply_add(value, weight_scale, builder.load(sums[m])), sums[m])
-
+        def add_group(index: Any, corner: Any) -> None:
+            block, here = emit.at(w, index, group_bytes), [emit.at(row, index, GROUP) for row in rows]
             if stored == INT4:
-                scale(_int4_group(emit, block, here, x_sums, corner, chains))
+                for (place, *_), total in zip(
+                    wholes, _int4_group(emit, block, here, x_sums, corner, chains), strict=True
+                ):
+                    builder.store(total, place)
             else:
                 _int8_group(emit, block, here, x_sums, corner, wholes)
-                first = builder.icmp_signed("==", builder.and_(loop.index, I64(1)), I64(0))
-                more = builder.icmp_signed("<", builder.add(loop.index, I64(1)), groups)
-                with builder.if_then(builder.not_(builder.and_(paired, builder.and_(first, more)))):
-                    scale([_sum(emit, [builder.load(place) for place in places]) for places in wholes])
-                    for place in itertools.chain(*wholes):
-                        builder.store(ir.Constant(INTS, None), place)
-        emit.finish([builder.load(place) for place in sums], out, out_stride, bias, add)
+
+        sums = scaled_sums(emit, wholes, groups, (scales, per), (x_scales, group_stride), stored == INT8, add_group)
+        emit.finish(sums, out, out_stride, bias, add)
         return context.get_dummy_value()
 
     return types.void(m, kind, *_integers(13)), code
+
+
+def scaled_sums(
+    emit: Emitter,
+    wholes: list[list[Any]],
+    groups: Any,
+    weights: tuple[Any, Any],
+    activations: tuple[Any, Any],
+    pairs: bool,
+    add_group: Callable[[Any, Any], None],
+) -> list[Any]:
+    """Each token's 16 float32 sums over all groups; `add_group(index, corner)` adds one to the token's `wholes`.
+
+    These are whole numbers, zero at first, of all chains together; they become floats by the scales of `weights` (where
+    they lie, and groups to each) and of `activations` (where they lie, and those of each group). Two groups that share
+    both are scaled together, if `pairs`.
+    """
+    builder, (scales, per), (x_scales, group_stride) = emit.builder, weights, activations
+    sums = emit.variables(len(wholes), FLOATS)
+    scale_place, left = cgutils.alloca_once_value(builder, scales), cgutils.alloca_once_value(builder, per)
+    paired = builder.icmp_signed("==", builder.and_(per, I64(1)), I64(0)) if pairs else ir.Constant(ir.IntType(1), 0)
+    with cgutils.for_range(builder, groups) as loop:
+        corner = builder.mul(loop.index, group_stride)
+        weight_scale = emit.lanes(builder.load(scale_place), BFLOAT16)
+        emit.count_down(left, per, scale_place, 2 * LANES)
+        add_group(loop.index, corner)
+        first = builder.icmp_signed("==", builder.and_(loop.index, I64(1)), I64(0))
+        more = builder.icmp_signed("<", builder.add(loop.index, I64(1)), groups)
+        with builder.if_then(builder.not_(builder.and_(paired, builder.and_(first, more)))):
+            for m, chains in enumerate(wholes):
+                total = _sum(emit, [builder.load(place) for place in chains])
+                scale = emit.spread(emit.load(emit.at(emit.at(x_scales, corner, 4), 4 * m), F32, 4))
+                value = builder.fmul(builder.sitofp(total, FLOATS), scale)
+                builder.store(emit.multiply_add(value, weight_scale, builder.load(sums[m])), sums[m])
+            for place in itertools.chain(*wholes):
+                builder.store(ir.Constant(INTS, None), place)
+    return [builder.load(place) for place in sums]
 
 
 def _start(emit: Emitter, x_sums: Any, corner: Any, m: int, offset: int) -> Any:

@@ -7,6 +7,7 @@ the weight means the same for short texts and long ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2.checkpoint.classifier import Head
 from gpt2.data.encoded import Encodings
 from gpt2.data.examples import ExampleSet
 from gpt2.errors import UserError
@@ -63,11 +65,26 @@ def known(batch: Batch) -> Tensor:
     return batch.extra["labels"][batch.extra["ends"] >= 0]
 
 
-def build_classifier(model: GPT, examples: ExampleSet, lm_weight: float = LM_WEIGHT) -> LabelLoss:
-    """Hang a head for the examples' labels onto the model (a frozen base must be frozen already); returns its loss."""
+def build_classifier(
+    model: GPT, examples: ExampleSet, lm_weight: float = LM_WEIGHT, old: Head | None = None
+) -> LabelLoss:
+    """Hang a head for the examples' labels onto the model (a frozen base must be frozen already); returns its loss.
+
+    `old` is the base's own: its rows are gone on from, label by label; a label that it lacks begins anew.
+    """
     check_labels(examples)
-    add_head(model, len(examples.labels))
+    head = add_head(model, len(examples.labels))
+    if old is not None:
+        begin_with(head, examples.labels, old)
     return LabelLoss(lm_weight, tokens_per_text(texts_of(examples)))
+
+
+@torch.no_grad()
+def begin_with(head: nn.Linear, labels: Sequence[str], old: Head) -> None:
+    """Take over the rows of labels that the old head knows."""
+    for number, label in enumerate(labels):
+        if label in old.labels:
+            head.weight[number] = old.weight[old.labels.index(label)].to(head.weight)
 
 
 def texts_of(examples: ExampleSet) -> Encodings:

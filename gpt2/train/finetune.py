@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2.checkpoint.classifier import read_head
 from gpt2.checkpoint.find import find_folder, follow
 from gpt2.checkpoint.train_state import need, read_run_config
 from gpt2.data.examples import Encoded
@@ -50,7 +51,7 @@ CHANGEABLE = (
 SAMPLES = 4  # of a run
 ADAPTER_WORK = 2 / 3  # of the products: frozen matrices get no gradient of their own
 
-Completer = Callable[[GPT, Tokenizer, str], str]  # (model, its tokenizer, a prompt) -> how the model goes on
+Completer = Callable[[GPT, Tokenizer, "str | list[int]"], str]  # of a prompt: how it goes on
 Preview = Callable[[Lessons], None]  # shows a person what is learned, before it is
 
 
@@ -191,12 +192,14 @@ def tune_run(
     hooks: list[Hook] = [live, Log(metrics, live, config.log_every)]
     batches = held_out(config, lessons, run, place)
     evaluate: Evaluate | Unjudged = Unjudged()
+    base_loss: float | None = None
     if batches is not None:
         evaluate = Evaluate(batches, metrics, live, config.eval_every or run.max_steps, PER[lessons.kind])
         patience = Patience(evaluate, config.patience)
         hooks += [evaluate, patience]
         if run.state.step == 0:
             evaluate.measure(run)
+            base_loss = evaluate.latest.loss if evaluate.latest else None
         elif run.state.best_step:
             patience.look(run)
     if completer is not None and lessons.kind in ("text", "completion"):
@@ -208,6 +211,8 @@ def tune_run(
     if run.ranks.is_main:
         write_report(Path(config.out), config, functools.partial(facts, config, lessons), use)
     done = run.ended or run.state.step == run.max_steps
+    if done and base_loss is not None and not run.state.best_val_loss < base_loss and run.ranks.is_main:
+        say(f"no step has a lower validation loss than the base ({base_loss:.4f}): a smaller --learning_rate may help")
     report = label_report(config, lessons, place) if done and run.ranks.is_main else None
     return Tuned(Path(config.out), run.state, evaluate.latest, stopped_by, report, use)
 
@@ -215,13 +220,10 @@ def tune_run(
 def sampling(completer: Completer, lessons: Lessons, metrics: Any, live: Live, run: Run) -> Sample:
     """A hook that goes on from the first held-out prompt, or from nothing where all text is learned."""
     prompt = prompt_of(lessons)
+    shown = lessons.tokenizer.decode(prompt)[-80:]
 
     def write(model: GPT) -> str:
-        return (
-            f"{prompt[-80:]} -> {completer(model, lessons.tokenizer, prompt)}"
-            if prompt
-            else completer(model, lessons.tokenizer, "")
-        )
+        return f"{shown} -> " * bool(prompt) + completer(model, lessons.tokenizer, prompt or "")
 
     return Sample(write, metrics, live, max(1, -(-run.max_steps // SAMPLES)))
 
@@ -230,18 +232,19 @@ def use_of(run: str, lessons: Lessons) -> str:
     """The command that does what was learned."""
     if lessons.kind == "label":
         return f"gpt2 classify --model {quote(run)} FILE"
-    if lessons.tokenizer.chat_template is not None:
+    if lessons.train.chat_template is not None:
         return f"gpt2 chat --model {quote(run)}"
     return f"gpt2 generate --model {quote(run)} PROMPT"
 
 
-def prompt_of(lessons: Lessons) -> str:
-    """The text before the first learned token of the first held-out example."""
+def prompt_of(lessons: Lessons) -> list[int]:
+    """The tokens before the first learned one of the first held-out example."""
     if lessons.kind == "text":
-        return ""
+        return []
     example = (lessons.val or lessons.train).examples[0]
     assert isinstance(example, Encoded)
-    return lessons.tokenizer.decode(example.ids[: int(np.argmax(example.wanted))].tolist())
+    ids: list[int] = example.ids[: int(np.argmax(example.wanted))].tolist()
+    return ids
 
 
 def facts(config: TuneConfig, lessons: Lessons, lines: Lines) -> Facts:
@@ -280,6 +283,9 @@ def describe(config: TuneConfig, lessons: Lessons, run: Run) -> None:
     whole = parameters(master.config) + beside  # a quantised base has no parameters of its own to count
     share = "" if trained == whole else f", {trained / 1e6:.2f}M of them ({trained / whole:.1%}) trained"
     say(f"{whole / 1e6:.1f}M parameters{share}, on {config.device} in {config.dtype}")
+    if lessons.kind == "label" and run.state.step == 0 and (old := read_head(lessons.folder)):
+        known = sum(label in old.labels for label in lessons.train.labels)
+        say(f"{config.model}: a classifier; {known} of {len(lessons.train.labels)} labels go on from its head")
     val = "none held out" if lessons.val is None else f"{len(lessons.val):,} held out"
     say(f"{len(lessons.train):,} examples ({lessons.tokens:,} tokens), {val}")
     say(f"{what_was_chosen(config, lessons.kind, len(lessons.train))}, into {quote(config.out)}")

@@ -14,6 +14,7 @@ from gpt2.checkpoint.names import weight_files
 from gpt2.data.examples import ExampleSet, Kind, read_examples, split_examples
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
+from gpt2.runtime import say
 from gpt2.tokenizer.added import add_tokens
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.tokenizer.files import load_tokenizer
@@ -54,13 +55,26 @@ def open_lessons(config: TuneConfig, folder: Path | None = None) -> Lessons:
     if config.add_tokens:
         tokenizer = add_tokens(tokenizer, config.add_tokens)
     shape = replace(read_config(folder), dropout=config.dropout)
-    shape = replace(shape, vocab_size=max(shape.vocab_size, tokenizer.vocab_size))
+    shape = grown(config, shape, tokenizer)
     train = read_examples(config.data, tokenizer, shape.context_length, config.read_options)
     train, val = hold_out(config, train, tokenizer, shape)
     check_kind(config, train, val)
     if train.chat_template is not None:
         tokenizer = tokenizer.with_template(train.chat_template)
     return Lessons(folder, shape, tokenizer, train, val)
+
+
+def grown(config: TuneConfig, shape: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
+    """The shape with a row for each of the tokenizer's tokens; UserError for an adapter, which could not keep them."""
+    more = tokenizer.vocab_size - shape.vocab_size
+    if more <= 0:
+        return shape
+    if not config.add_tokens:
+        what = f"{config.model}: its tokenizer has {tokenizer.vocab_size:,} tokens, the model {shape.vocab_size:,}"
+        if config.method == "lora":
+            raise UserError(f"{what}, and an adapter keeps no new rows: tune with --method full, or mend the tokenizer")
+        say(f"{what}: rows are added")
+    return replace(shape, vocab_size=tokenizer.vocab_size)
 
 
 def hold_out(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gpt2.checkpoint.adapters import write_adapter
-from gpt2.checkpoint.classifier import write_classifier, write_classifier_adapter
+from gpt2.checkpoint.classifier import read_head, write_classifier, write_classifier_adapter
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.data.examples import ExampleSet, Pairs
@@ -149,7 +149,7 @@ def build_weights(config: TuneConfig, lessons: Lessons, place: Place) -> tuple[W
 def objective_of(config: TuneConfig, lessons: Lessons, model: GPT, place: Place) -> Objective:
     """What is to be made small; the model gets the head that it asks for."""
     if lessons.kind == "label":
-        return build_classifier(model, lessons.train, config.lm_weight)
+        return build_classifier(model, lessons.train, config.lm_weight, read_head(lessons.folder))
     if lessons.kind == "preference":
         return PreferenceLoss(config.beta)
     sharded = place.mesh is not None and not replicated(config, lessons)

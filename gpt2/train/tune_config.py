@@ -48,7 +48,7 @@ class TuneConfig:
     out: str = setting("", "the run's folder; RUN/best is the model or the adapter")
     method: Literal["full", "lora"] = setting("full", "full: all weights; lora: small products beside frozen ones")
     val: str | None = setting(None, "a file of held-out examples; else --val_share of the data")
-    val_share: float | None = setting(None, "share of the prompts to hold out, 0 for none; else a tenth, 2000 at most")
+    val_share: float | None = setting(None, "share of the examples to hold out, 0 for none; else a tenth, 2000 at most")
     format: str = setting("auto", "the layout: text, paragraphs, lines, pairs (input||output), jsonl, json, csv or tsv")
     columns: tuple[str, ...] = setting((), "ROLE=NAME,...: what the data's fields are called (prompt=question)")
     template: str | None = setting(None, 'what stands around a prompt: "Q: {prompt}\\nA:"')

@@ -140,6 +140,19 @@ def test_what_peft_can_and_we_cannot_is_refused_by_name(settings: dict[str, Any]
     assert "\n" not in str(error.value)
 
 
+def test_a_target_that_no_block_has_is_passed_over_as_peft_does(tmp_path: Path) -> None:
+    peft_model(r=4, target_modules=["c_attn", "q_proj"]).save_pretrained(tmp_path)
+    assert read_adapter(tmp_path).config.target_modules == ("c_attn",)
+
+
+def test_an_adapter_may_have_its_base_s_config_beside_it(tmp_path: Path) -> None:
+    peft_model(r=4, target_modules=["c_attn"]).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert is_adapter(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    assert not is_adapter(tmp_path), "a model that an adapter lies beside"
+
+
 @pytest.mark.parametrize("targets", [["wte"], ["lm_head"]])
 def test_adapters_of_embeddings_are_refused(targets: list[str], tmp_path: Path) -> None:
     peft_model(r=4, target_modules=targets).save_pretrained(tmp_path)

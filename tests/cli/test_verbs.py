@@ -116,6 +116,14 @@ def test_labels_come_one_a_text_or_one_a_line_with_values_as_json(run: Callable[
     assert all(one["label"] == max(one["scores"], key=one["scores"].get) for one in found)
 
 
+def test_long_lines_and_sentences_are_not_cut_in_silence(run: Callable[..., Any], text: Path) -> None:
+    text.write_text("A ship.\n" + "word " * 200 + "\nMen sang.\n")
+    found = run("classify", "--labels", "sea,land", "--lines", text)
+    assert found.code == 0 and "1 of 3 texts do not fit the model's context: their beginnings are read" in found.err
+    found = run("translate", "--from", "en", "--to", "fr", "--max-new-tokens", "2", text)
+    assert found.code == 0 and "1 of 3 sentences do not fit the model's context" in found.err
+
+
 def test_a_tuned_classifier_uses_its_head(gpt2: Callable[..., Any], text: Path, tmp_path: Path) -> None:
     torch.manual_seed(2)
     module = with_head(make(), torch.randn(2, 32))
@@ -125,6 +133,7 @@ def test_a_tuned_classifier_uses_its_head(gpt2: Callable[..., Any], text: Path, 
     scores = json.loads(done.out)["scores"]
     expected = module.body(torch.tensor([BYTES.encode(TEXT.strip())[:64]]))[0, -1] @ module.score.weight.T  # type: ignore[operator, union-attr]
     assert list(scores.values()) == pytest.approx(expected.log_softmax(0).tolist(), abs=1e-5)
+    assert "1 of 1 texts pass the model's context of 64 tokens: their beginnings are read (--long)" in done.err
     wrong = gpt2("classify", "--model", tmp_path / "c", "--labels", "a,b", text)
     assert wrong.code == 2 and "was tuned for sea, land; leave --labels out" in wrong.err
     useless = gpt2("classify", "--model", tmp_path / "c", "--by", "sum", text)

@@ -111,6 +111,37 @@ def test_instructions_are_asked_as_a_chat_is(tmp_path: Path) -> None:
     own = made(tmp_path, rows, context=200, template="{instruction} ({input}) =")
     assert shown(single(own)[0]) == [("Add. (1 2) =", False), (f" 3{EOT}", True)]
     assert own.chat_template is None
+    backwards = single(made(tmp_path, rows[::-1], context=200))
+    assert shown(backwards[1]) == shown(single(found)[0]), "an input is read though the first row has none"
+
+
+def test_rows_of_another_kind_than_the_first_are_refused_and_other_fields_counted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"made line 2: has label, the first example has not"):
+        made(tmp_path, [{"text": "a"}, {"text": "b", "label": "c"}])
+    assert len(made(tmp_path, [{"text": "a"}, {"text": "b", "label": "c"}], columns={"text": "text"})) == 2
+    found = made(tmp_path, [{"text": "a"}, {"text": "b", "id": 1}, {"text": "b", "id": 2}])
+    assert found.notes == ("examples with a field 'id', not read as the first one has none: 2",)
+
+
+def test_ends_that_other_tools_spell_are_the_token(tmp_path: Path) -> None:
+    marked = made(tmp_path, f"<|startoftext|>One\n.{EOT}\n<|startoftext|>Two{EOT} \n")
+    assert [shown(example) for example in single(marked)] == [
+        [(EOT, False), (f"One\n.{EOT}", True)],
+        [(EOT, False), (f"Two{EOT}", True)],
+    ]
+    assert all((example.ids == BYTES.eot_id).sum() == 2 for example in single(marked))
+    (pair,) = single(made(tmp_path, [{"prompt": "a", "completion": f"b{EOT}\n"}]))
+    assert pair.ids.tolist() == [97, 32, 98, BYTES.eot_id]
+    spelled = made(tmp_path, [{"text": f"a {EOT} b"}])
+    assert spelled.notes == (f"texts with {EOT} inside, learned as the letters that it is: 1",)
+
+
+def test_a_template_is_that_of_the_verbs(tmp_path: Path) -> None:
+    """Braces are doubled, and a space at its end belongs to what is learned."""
+    asked = made(tmp_path, [{"prompt": "x", "completion": "y"}], template='{{"q": "{prompt}"}} A: ')
+    assert shown(single(asked)[0]) == [('{"q": "x"} A:', False), (f" y{EOT}", True)]
+    with pytest.raises(UserError, match=r"for a brace itself write \{\{ or \}\}"):
+        made(tmp_path, [{"prompt": "x", "completion": "y"}], template='{"q": {prompt}}')
 
 
 def test_of_messages_only_the_answers_are_learned(tmp_path: Path) -> None:
@@ -331,13 +362,11 @@ def test_a_split_parts_no_prompt_and_loses_no_example(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "made"
     examples = made(path, [{"prompt": f"p{prompt}", "completion": f"{n}"} for n, prompt in enumerate(prompts)])
-    if len(set(prompts)) == 1:
-        with pytest.raises(UserError, match="all examples have the same prompt"):
-            split_examples(examples, share, seed)
-        return
     train, held = split_examples(examples, share, seed)
     assert len(train) and len(held) and len(train) + len(held) == len(examples)
-    assert not set(train.keys.tolist()) & set(held.keys.tolist())
+    assert len(set(prompts)) == 1 or not set(train.keys.tolist()) & set(held.keys.tolist())
+    smallest = min(map(prompts.count, prompts)) if len(set(prompts)) > 1 else 1
+    assert len(held) <= max(1, round(share * len(examples)), smallest)
     texts = [BYTES.decode(example.ids) for part in (train, held) for example in single(part)]
     assert sorted(texts) == sorted(BYTES.decode(example.ids) for example in single(examples))
 
@@ -347,6 +376,18 @@ def test_a_split_does_not_depend_on_the_order_of_the_file(tmp_path: Path) -> Non
     held = [set(split_examples(made(tmp_path, order), 0.25, 1)[1].keys.tolist()) for order in (rows, rows[::-1])]
     assert held[0] == held[1] and len(held[0]) == 10
     assert held[0] != set(split_examples(made(tmp_path, rows), 0.25, 2)[1].keys.tolist())
+
+
+def test_a_split_goes_by_examples_where_one_prompt_has_most_of_them(tmp_path: Path) -> None:
+    rows = [{"prompt": "", "completion": f"c{n}"} for n in range(90)]
+    train, held = split_examples(made(tmp_path, rows), 0.1, 0)
+    assert (len(train), len(held)) == (81, 9)
+    rows = [{"prompt": "p" * (n >= 90), "completion": f"c{n}"} for n in range(95)]
+    rows += [{"prompt": f"q{n}", "completion": "c"} for n in range(5)]
+    for seed in range(5):
+        assert len(split_examples(made(tmp_path, rows), 0.1, seed)[1]) == 10
+    with pytest.raises(UserError, match="all examples are the same: none can be held out"):
+        split_examples(made(tmp_path, [{"prompt": "p", "completion": "c"}] * 3), 0.1, 0)
 
 
 def test_of_a_book_the_end_is_held_out(tmp_path: Path) -> None:

@@ -171,6 +171,14 @@ def test_columns_by_other_names_make_a_table_recognised(tmp_path: Path) -> None:
     assert recognise(tmp_path / "made", ["q", "a"]) == "csv"
 
 
+def test_a_table_may_have_one_column_quotes_or_blank_lines_in_front(tmp_path: Path) -> None:
+    path = tmp_path / "made.csv"
+    for text, columns in (("review\nfine\n", ["review"]), ('"text"\n"fine"\n', []), ("\n\ntext,id\nfine,1\n", [])):
+        path.write_text(text)
+        assert recognise(path, columns) == "csv"
+        assert "fine" in next(read_rows(path, "csv")).fields.values()
+
+
 def test_what_fields_mean() -> None:
     def form(*names: str, **columns: str) -> str:
         return find_shape(names, columns, "made line 1").form

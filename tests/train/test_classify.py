@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from gpt2.checkpoint.classifier import Head
 from gpt2.errors import UserError
 from gpt2.model.heads import head_of
 from gpt2.train.by_length import by_length
@@ -60,6 +61,14 @@ def test_validation_looks_at_the_labels_alone() -> None:
     assert measured["loss"] == pytest.approx(LabelLoss(0.0).loss(model, batch).item(), rel=1e-6)
     right = (predict(model, texts_of(SET)) == np.array(LABELS)).sum()
     assert measured["accuracy"] == right
+
+
+def test_a_head_goes_on_from_the_base_s_label_by_label() -> None:
+    model, old = make(), Head(("y", "w"), torch.randn(2, 32))
+    build_classifier(model, SET, old=old)
+    rows = dict(zip(SET.labels, head_of(model).weight, strict=True))
+    assert torch.equal(rows["y"], old.weight[0])
+    assert not any(torch.equal(rows[label], known) for label in "xz" for known in old.weight)
 
 
 def test_a_few_steps_learn_what_the_last_word_says() -> None:

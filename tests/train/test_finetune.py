@@ -27,8 +27,9 @@ from gpt2.errors import UserError
 from gpt2.model.gpt import GPT
 from gpt2.model.lora import apply_lora, load_lora
 from gpt2.model.sizes import parameters
+from gpt2.tokenizer.added import add_tokens
 from gpt2.tokenizer.bpe import Tokenizer
-from gpt2.tokenizer.files import load_tokenizer
+from gpt2.tokenizer.files import load_tokenizer, save_tokenizer
 from gpt2.train import report
 from gpt2.train.finetune import Tuned, finetune, resume
 from gpt2.train.metrics import read_metrics
@@ -234,7 +235,8 @@ def tune_labels(tiny: Settings, tmp_path: Path, **changes: Any) -> Tuned:
         for label in kinds
     ]
     data = write_lines(tmp_path / "labels.jsonl", rows)
-    return finetune(**tiny(data=str(data), max_steps=40, eval_every=10, learning_rate=2e-3, **changes), quiet=True)
+    settings = {"data": str(data), "max_steps": 40, "eval_every": 10, "learning_rate": 2e-3} | changes
+    return finetune(**tiny(**settings), quiet=True)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -246,6 +248,35 @@ def test_labels_are_learned_and_reported_beside_a_bag_of_words(
     assert tuned.report is not None
     assert next(iter(tuned.report.rows.values())).accuracy > 0.9
     assert read_classifier(find_folder(tuned.folder)).labels == ("digits", "letters")
+
+
+def test_a_classifier_goes_on_from_its_head(tiny: Settings, tmp_path: Path) -> None:
+    first = find_folder(tune_labels(tiny, tmp_path).folder)
+    more = tune_labels(tiny, tmp_path, model=str(first), out=str(tmp_path / "more"), max_steps=1, learning_rate=1e-9)
+    assert more.report is not None and next(iter(more.report.rows.values())).accuracy > 0.9
+
+
+@pytest.mark.parametrize("change", [{"method": "lora"}, {}])
+def test_a_tokenizer_larger_than_its_model_gets_rows_that_only_all_weights_keep(
+    tiny: Settings, base: Path, tmp_path: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "odd"
+    shutil.copytree(base, odd)
+    save_tokenizer(add_tokens(load_tokenizer(base), ["[PAD]"]), odd)
+    if change:
+        with pytest.raises(UserError, match="its tokenizer has 258 tokens, the model 257, and an adapter keeps no new"):
+            finetune(**tiny(model=str(odd), max_steps=1, **change), quiet=True)
+    else:
+        tuned = finetune(**tiny(model=str(odd), max_steps=1), quiet=True)
+        assert read_config(find_folder(tuned.folder)).vocab_size == 258
+        assert "rows are added" in capsys.readouterr().err
+
+
+def test_a_run_that_only_got_worse_says_so(tiny: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    finetune(**tiny(learning_rate=5.0, max_steps=6), quiet=True)
+    assert "no step has a lower validation loss than the base" in capsys.readouterr().err
+    finetune(**tiny(out=tiny()["out"] + "2"), quiet=True)
+    assert "no step has" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

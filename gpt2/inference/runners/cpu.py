@@ -21,6 +21,7 @@ from gpt2.inference.request import PAGE_SIZE, Span
 from gpt2.inference.rings import rings_for
 from gpt2.inference.runners.low_rank import low_rank_rows
 from gpt2.inference.runners.memory import aligned, padded
+from gpt2.kernels import features
 from gpt2.kernels import plan as at
 from gpt2.kernels.lanes import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
 from gpt2.kernels.survey import BLOCK
@@ -238,6 +239,10 @@ class CpuRunner:
         plan[at.WEIGHTS] = self._keep(aligned((threads, 8, stride), np.uint16))
         plan[at.BYTES] = self._keep(aligned((tokens, widest), np.uint16 if plan[at.SHORT] == BFLOAT16 else np.int8))
         plan[at.SUMS] = self._keep(aligned((widest // GROUP, tokens), np.int32))
+        if plan[at.SHORT] == INT8 and features.by_avx2():  # see kernels/wide.py
+            plan[at.SHORTS] = self._keep(aligned((tokens, widest), np.int16))
+            plan[at.WIDENED] = self._keep(aligned((threads, widest, LANES), np.int16))
+            plan[at.WIDEST] = widest
         plan[at.TOKENS_MOST], plan[at.SCORE_STRIDE] = tokens, stride
         self._tickets = aligned((self.config.n_layer, at.LINE), np.int64)
         plan[at.TICKETS] = self._keep(self._tickets)
