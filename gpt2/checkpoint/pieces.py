@@ -65,13 +65,15 @@ def snapshot(live: Pieces, before: Pieces | None = None) -> Pieces:
     `before` is an earlier snapshot of the same pieces that nobody reads any more: its memory is used again.
     """
     copies = {name: copied(piece, (before or {}).get(name)) for name, piece in live.items()}
-    if any(piece.local.is_cuda for piece in live.values()):
-        torch.cuda.synchronize()
+    for device in {piece.local.device for piece in live.values() if piece.local.is_cuda}:
+        torch.cuda.synchronize(device)  # of the pieces, which need not be the current one
     return copies
 
 
 def copied(piece: Piece, before: Piece | None) -> Piece:
     """One piece's copy; from a GPU without waiting for it, into pinned memory."""
     local = piece.local
-    room = before.local if before else torch.empty_like(local, device="cpu", pin_memory=local.is_cuda)
+    room = before.local if before else None
+    if room is None or (room.shape, room.dtype) != (local.shape, local.dtype):  # states of dice are texts of any length
+        room = torch.empty_like(local, device="cpu", pin_memory=local.is_cuda)
     return replace(piece, local=room.copy_(local, non_blocking=local.is_cuda))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2 import atomic
-from gpt2.checkpoint.find import point
+from gpt2.checkpoint.find import follow, point
 from gpt2.errors import UserError
 from gpt2.runtime import say
 
@@ -165,8 +165,8 @@ def prune(run: Path, keep_last: int, keep: set[Path]) -> None:
     A step that another run needs stays for as long as that run is there. Newest means up to `last`: later ones are of a
     run that went back behind them as they were damaged, and count for nothing until it has written them anew.
     """
-    keep, last = {path.resolve() for path in keep}, (run / "last").resolve()
-    for folder in [step for step in steps(run) if step.name <= last.name][:-keep_last]:
+    keep, last = {path.resolve() for path in keep}, follow(run / "last")
+    for folder in [step for step in steps(run) if last is None or step.name <= last.name][:-keep_last]:
         if folder.resolve() not in keep and not needed(folder):
             doomed = folder.with_name(f".{folder.name}.old")  # never seen half deleted under its own name
             folder.rename(doomed)

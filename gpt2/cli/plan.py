@@ -130,6 +130,7 @@ def here(config: TrainConfig) -> Devices:
     from gpt2.kernels.peak import device_peak
     from gpt2.runtime import Runtime
     from gpt2.train.forecast import Devices
+    from gpt2.train.plan import free_memory
 
     runtime = Runtime.detect(config.device, config.dtype)
     peak = device_peak(runtime.device, runtime.dtype)
@@ -138,7 +139,7 @@ def here(config: TrainConfig) -> Devices:
 
         gpu = torch.cuda.get_device_properties(runtime.device)
         return Devices(gpu.name, "cuda", 1, torch.cuda.mem_get_info(runtime.device)[0], peak)
-    return Devices(hardware.processor()[0], "cpu", 1, hardware.memory()[1], peak)
+    return Devices(hardware.processor()[0], "cpu", 1, free_memory("cpu"), peak)
 
 
 def tokens_of(config: TrainConfig, preset: str | None, given: str | None, speed: float) -> int:

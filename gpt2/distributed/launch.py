@@ -67,6 +67,10 @@ def joined(world_size: int | None = None) -> Iterator[Ranks]:
 def take_place(runtime: Runtime, sizes: MeshSizes) -> Place:
     """This process's device and mesh; all processes call it together, inside `joined`."""
     if sizes.world_size == 1:
+        if runtime.device.startswith("cuda:"):
+            import torch
+
+            torch.cuda.set_device(runtime.device)  # what is not told a device takes the current one
         return Place(runtime.device)
     device = own_device(runtime)
     mesh = make_mesh(sizes, device.partition(":")[0])

@@ -352,15 +352,24 @@ def most_rows(fits: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def micro_batch(config: GPTConfig, step: Pass, optimizer: str, batch_rows: int, room: int, saving: bool = True) -> int:
+def micro_batch(
+    config: GPTConfig,
+    step: Pass,
+    optimizer: str,
+    batch_rows: int,
+    room: int,
+    saving: bool = True,
+    held: Held | None = None,
+) -> int:
     """Rows at a time for `room` bytes beside the process itself: the most that fit, evened out over the micro-steps.
 
-    At least 1: a model that does not fit at all is told of elsewhere. `step.rows` plays no part.
+    At least 1: a model that does not fit at all is told of elsewhere. `step.rows` plays no part. `held`: see
+    training_bytes.
     """
 
     def fits(rows: int) -> bool:
         passes = replace(step, rows=rows, micro_steps=math.ceil(batch_rows / rows))
-        needed = training_bytes(config, passes, optimizer, saving=saving)
+        needed = training_bytes(config, passes, optimizer, held, saving)
         return needed.total - needed.base <= room
 
     most = max(1, most_rows(fits, batch_rows))

@@ -7,6 +7,8 @@ import os
 import threading
 from collections.abc import Callable
 
+import torch
+
 YIELDING = 10  # niceness of the thread, where threads may have one: the steps come first
 
 
@@ -30,9 +32,12 @@ class Background:
     def start(self, work: Callable[[], None]) -> None:
         """Begin; the work before must have been joined."""
         assert self._thread is None
+        device = current_gpu()
 
         def run() -> None:
             yield_to_others()
+            if device is not None:
+                torch.cuda.set_device(device)  # each thread has a current one of its own
             try:
                 work()
             except Exception as error:
@@ -47,6 +52,11 @@ class Background:
             self._thread.join()
         self._thread, error, self._error = None, self._error, None
         return error
+
+
+def current_gpu() -> int | None:
+    """The GPU of the thread that asks; None where CUDA is not in use."""
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
 
 def yield_to_others() -> None:

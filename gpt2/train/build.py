@@ -58,14 +58,20 @@ def check_mesh(config: TrainConfig, sizes: MeshSizes) -> None:
         )
 
 
-def resolve(config: TrainConfig, corpus: Corpus, place: Place) -> TrainConfig:
-    """Decide everything that depends on this machine and these tokens, once; the main process's word counts."""
+def fit_rows(config: TrainConfig, place: Place) -> TrainConfig:
+    """Decide how many rows are taken at a time; all processes take as many."""
     ranks = place.ranks
     free = plan.free_memory(place.device)
     if place.device == "cpu":
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one machine share it
-    rows = plan.decide_micro_batch(config, free, config.batch_rows // ranks.data_size)
-    config = replace(config, micro_batch_size=min(ranks.collect(rows)))
+    rows = config.batch_rows // ranks.data_size
+    rows = plan.decide_micro_batch(config, free, rows, sizes_of(config, ranks.world_size))
+    return replace(config, micro_batch_size=min(ranks.collect(rows)))
+
+
+def resolve(config: TrainConfig, corpus: Corpus, place: Place) -> TrainConfig:
+    """Decide everything that depends on this machine and these tokens, once; the main process's word counts."""
+    ranks, config = place.ranks, fit_rows(config, place)
     epoch = corpus.tokens_per_epoch(config)
 
     def measure() -> float:

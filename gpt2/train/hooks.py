@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gpt2.data.shards import Split
@@ -13,7 +14,7 @@ from gpt2.train.config import TrainConfig
 from gpt2.train.live import Live
 from gpt2.train.loop import Run, StepResult
 from gpt2.train.metrics import MetricsFile
-from gpt2.train.validate import Validation, validate
+from gpt2.train.validate import BrokenOff, Validation, validate
 
 LAST_EVAL_SHARE = 0.2  # of the trained tokens: the last evaluation reads the whole split unless it is dearer
 
@@ -94,14 +95,22 @@ class Evaluate:
         elif run.state.step % self.every == 0:
             self.measure(run, self.tokens, run.weights.worker, result.length)
 
-    def measure(self, run: Run, most_tokens: int, model: GPT, length: int) -> Validation:
-        """Score in windows as long as the rows that the model has seen so far: later positions are untrained."""
-        found = validate(model, self.split, run.device, most_tokens, mark=self.tokens, length=length, ranks=run.ranks)
+    def measure(self, run: Run, most_tokens: int, model: GPT, length: int) -> None:
+        """Score in windows as long as the rows that the model has seen so far: later positions are untrained.
+
+        Who was asked to end does not wait for it: the checkpoint comes behind it.
+        """
+        try:
+            found = validate(
+                model, self.split, run.device, most_tokens, self.tokens, length, run.ranks, lambda: run.asked
+            )
+        except BrokenOff:
+            self.live.say(f"step {run.state.step:,}  validation broken off, as the run is to end")
+            return
         self.latest, self.latest_step = found, run.state.step
         self.metrics.write(run.state.step, tokens=run.state.tokens, **found.as_metrics(), val_targets=found.targets)
         per_byte = f"  {found.bits_per_byte:.3f} bits per byte" if found.bits_per_byte else ""
         self.live.say(f"step {run.state.step:,}  validation loss {found.loss:.4f}{per_byte}")
-        return found
 
 
 @dataclass
@@ -114,11 +123,12 @@ class Sample:
     every: int
 
     def __call__(self, run: Run, result: StepResult) -> None:
-        if run.state.step % self.every == 0 and run.state.step != run.max_steps:
+        if run.state.step % self.every == 0 and run.state.step != run.max_steps and not run.stopping:
             run.weights.eval()
             model = run.weights.whole_model()  # all processes make it, one has it
             if model is not None:
-                text = self.write(model)
+                with torch.compiler.set_stance("force_eager"):  # a cache of keys is another graph for each layer
+                    text = self.write(model)
                 self.metrics.write(run.state.step, sample=text)
                 self.live.say(f"step {run.state.step:,}  sample: {' '.join(text.split())[:160]}")
             run.weights.train()

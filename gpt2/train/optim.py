@@ -66,6 +66,9 @@ class Optimizer:
         torch._foreach_copy_(counts, [self.steps] * len(counts))  # `steps` rules: a state may have been loaded
         self.adamw.step()
         self.steps += 1
+        for (_, parameter), own in zip(self.named, self.own, strict=True):
+            if own is not parameter:
+                own.grad = None  # else a shard's gradient lives on beside the next one
         if self.muon:
             rise = min(1.0, progress / MOMENTUM_RISE)
             full = self.config.muon_momentum

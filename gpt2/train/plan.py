@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gpt2 import hardware
+from gpt2.distributed.estimate import shares
+from gpt2.distributed.mesh import MeshSizes
 from gpt2.model.memory import Pass, micro_batch, training_bytes
 from gpt2.runtime import say
 from gpt2.train.config import TrainConfig
@@ -19,21 +21,29 @@ SAFETY = 0.96  # of a time budget: machines drift
 MEASURE_SECONDS = 2.0
 
 
-def decide_micro_batch(config: TrainConfig, free_bytes: int, rows: int | None = None) -> int:
-    """The most of a process's `rows` a step (all of them, if alone) that fit the free memory, in even micro-steps."""
+def decide_micro_batch(
+    config: TrainConfig, free_bytes: int, rows: int | None = None, mesh: MeshSizes | None = None
+) -> int:
+    """The most of a process's `rows` a step (all of them, if alone) that fit the free memory, in even micro-steps.
+
+    On a mesh of several processes it holds its share of the model alone.
+    """
     rows = config.batch_rows if rows is None else rows
     if config.micro_batch_size is not None:
         return min(config.micro_batch_size, rows)
     device = "cuda" if config.device.startswith("cuda") else "cpu"
-    step, optimizer = Pass(1, 0, config.dtype, device, config.recompute), config.optim.optimizer
+    held = shares(config.model, mesh) if mesh and mesh.world_size > 1 else None
+    tp = mesh.tp if mesh else 1
+    step = Pass(1, 0, config.dtype, device, config.recompute, tp, mesh=held is not None)
+    optimizer = config.optim.optimizer
     room = int(free_bytes * MEMORY_SHARE)
-    needed = training_bytes(config.model, step, optimizer, saving=config.async_save)
+    needed = training_bytes(config.model, step, optimizer, held, config.async_save)
     if needed.total - needed.base > room:
         say(
             f"memory may run out: one row at a time takes about {(needed.total - needed.base) / 1e9:.1f} GB, "
             f"{free_bytes / 1e9:.1f} GB are free; --recompute full or a smaller model takes less"
         )
-    return micro_batch(config.model, step, optimizer, rows, room, config.async_save)
+    return micro_batch(config.model, step, optimizer, rows, room, config.async_save, held)
 
 
 def decide_steps(config: TrainConfig, tokens_per_epoch: int, measure: Callable[[], float]) -> int:

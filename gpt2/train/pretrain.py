@@ -23,7 +23,7 @@ from gpt2.model.gpt import GPT
 from gpt2.model.sizes import parameters
 from gpt2.runtime import Runtime, say
 from gpt2.tokenizer.bpe import Tokenizer
-from gpt2.train.build import build_run, check_mesh, resolve, resolve_shape, sizes_of
+from gpt2.train.build import build_run, check_mesh, fit_rows, resolve, resolve_shape, sizes_of
 from gpt2.train.config import TrainConfig, compose
 from gpt2.train.corpus import Corpus, absolute, open_corpus
 from gpt2.train.drive import Finished, drive
@@ -128,6 +128,7 @@ def resume(
         place = take_place(runtime, sizes_of(config, runtime.world_size))
         with alone_in(Path(out), place.ranks, LEAVING if restarted() else 0.0):
             step = find_step(Path(out), place.ranks)
+            config = config if config.micro_batch_size else fit_rows(config, place)
             run = build_run(config if step is None else replace(config, init=None), corpus, place)
             if step is None:
                 say(f"{out}: no checkpoint yet; starting from step 0")
@@ -150,7 +151,7 @@ def reopen(out: Path, changes: Mapping[str, Any]) -> tuple[Runtime, TrainConfig,
     runtime = Runtime.detect(config.device, config.dtype)
     sizes = sizes_of(config, runtime.world_size)
     check_mesh(config, sizes)
-    config = replace(config, dp_shard=sizes.dp_shard)
+    config = replace(config, dp_shard=sizes.dp_shard, device=runtime.device)
     corpus = open_corpus(config)
     if corpus.train.meta.vocab_size > config.model.vocab_size:
         raise UserError(f"{config.data}: made with another vocabulary since {out} began; prepare it as it was")

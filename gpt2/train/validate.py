@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,10 @@ from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.gpt import GPT
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}  # of windows at a time: more gain nothing and take memory
+
+
+class BrokenOff(Exception):
+    """Somebody asked the run to end while it was being validated."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,9 @@ def validate(
     mark: int | None = None,
     length: int | None = None,
     ranks: Ranks = ALONE,
+    asked: Callable[[], bool] = lambda: False,
 ) -> Validation:
-    """Score the split from its start, at most about `most_tokens`.
+    """Score the split from its start, at most about `most_tokens`; BrokenOff where `asked`, of any rank, says so.
 
     `mark` fixes the part whose loss is compared between evaluations of different extent; `length` is that of the
     windows, the model's context if it is None. Several ranks share each batch of windows and all get the same sums.
@@ -77,7 +83,10 @@ def validate(
     for inputs, wanted in eval_windows(split, length, max(1, tokens // length)):
         mine = share_of_rows(inputs, 0, ranks), share_of_rows(wanted, IGNORE_INDEX, ranks)
         loss, count = model(*(torch.from_numpy(rows).to(device) for rows in mine))
-        nats, scored = ranks.total([float(loss), int(count)])
+        nats, scored, ends = ranks.total([float(loss), int(count), float(asked())])
+        if ends:
+            model.train(was_training)
+            raise BrokenOff
         total, targets = total + nats, targets + round(scored)
         if start_loss is None and mark and targets >= mark:
             start_loss = total / targets

@@ -75,6 +75,8 @@ def test_a_snapshot_does_not_move_with_the_tensor_and_may_be_filled_again() -> N
     second = snapshot(pieces({"a": tensor}), first)
     assert second["a"].local.sum() == 3
     assert second["a"].local.data_ptr() == first["a"].local.data_ptr()
+    longer = snapshot(pieces({"a": torch.ones(5)}), second)
+    assert longer["a"].local.tolist() == [1.0] * 5, "states of dice are texts of any length"
 
 
 def test_what_is_missing_or_of_another_shape_is_named(saved: tuple[Path, dict[str, Tensor]]) -> None:

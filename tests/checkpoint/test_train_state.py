@@ -143,6 +143,19 @@ def test_old_steps_go_but_for_those_to_keep(run: Path) -> None:
     assert [path.name for path in steps(run)] == [step_name(5), step_name(15), step_name(20)]
 
 
+def test_old_steps_go_where_links_cannot_be(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*anything: object, **more: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    for number in (15, 20):
+        save_step(run, made(number))
+    (run / "last").unlink()
+    point(run / "last", run / step_name(20))
+    prune(run, 1, set())
+    assert [path.name for path in steps(run)] == [step_name(20)]
+
+
 def test_a_step_that_another_run_needs_stays_as_long_as_that_run(run: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from gpt2.checkpoint.native import load_module
 from gpt2.checkpoint.train_state import steps
 from gpt2.errors import UserError
 from gpt2.train.config import TrainConfig, compose
-from gpt2.train.hooks import Stretch
+from gpt2.train.hooks import Evaluate, Stretch
 from gpt2.train.loop import Run, StepResult
 from gpt2.train.pretrain import Finished, pretrain
 
@@ -60,6 +61,21 @@ def test_the_last_evaluation_scores_every_held_out_token_once(tiny: Callable[...
     assert finished.validation.text_bytes == 1800
     lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["val_targets"] for line in lines if "val/loss" in line][-1] == 900
+
+
+def test_who_is_asked_to_end_does_not_wait_for_the_last_evaluation(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = Evaluate.measure
+
+    def asked_meanwhile(self: Evaluate, run: Run, *rest: Any) -> None:
+        run.asked = run.state.step == run.max_steps
+        original(self, run, *rest)
+
+    monkeypatch.setattr(Evaluate, "measure", asked_meanwhile)
+    finished = pretrain(tiny(eval_every=100), quiet=True)
+    assert finished.validation is None and "validation broken off" in capsys.readouterr().err
+    assert list(steps(finished.folder))[-1].name == f"step_{finished.state.step:08d}", "what was trained is saved"
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(

@@ -74,6 +74,12 @@ def test_the_redone_step_draws_the_same_random_numbers(
     assert trace(pretrain(tiny(out=str(tmp_path / "halved"), **settings), quiet=True).folder) == expected
 
 
+def test_rows_and_device_are_chosen_anew_where_that_is_asked_for(tiny: Tiny) -> None:
+    path = Path(pretrain(tiny(max_steps=2, micro_batch_size=1, dtype="float32"), quiet=True).folder)
+    finished = resume(path, quiet=True, changes={"micro_batch_size": None, "device": "auto"})
+    assert finished.state.step == 2
+
+
 def test_a_resumed_run_keeps_the_smaller_micro_batch(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

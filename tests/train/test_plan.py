@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from gpt2.distributed.mesh import MeshSizes
 from gpt2.model.memory import Pass, training_bytes
+from gpt2.model.presets import PRESETS
 from gpt2.train import plan
 from gpt2.train.config import TrainConfig, compose
 
@@ -36,3 +40,11 @@ def test_more_memory_is_more_rows_in_even_micro_steps_that_fit_the_model_of_memo
 def test_a_model_that_may_not_fit_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.decide_micro_batch(config(), 10**9) == 1
     assert "memory may run out: one row at a time takes about" in capsys.readouterr().err
+
+
+def test_a_mesh_s_processes_hold_their_share_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = replace(config(), model=PRESETS["gpt3-6.7b"], device="cuda", recompute="full")
+    assert plan.decide_micro_batch(settings, 80 * 10**9, rows=8) == 1
+    assert "memory may run out" in capsys.readouterr().err
+    assert plan.decide_micro_batch(settings, 80 * 10**9, 8, MeshSizes(dp_shard=64)) == 8
+    assert "memory may run out" not in capsys.readouterr().err
