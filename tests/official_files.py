@@ -167,7 +167,12 @@ SETS: dict[str, list[dict[str, str]]] = {
     ],
     "cbt_cn": [{"CBTest/data/cbtest_CN_valid_2000ex.txt": CLOZE}],
     "cbt_ne": [{"CBTest/data/cbtest_NE_valid_2000ex.txt": CLOZE}],
-    "wikitext2": [{"wikitext-2/wiki.test.tokens": " \n = A = \n \n It is , so . \n"}],
+    "wikitext2": [
+        {
+            "wikitext-2/wiki.test.tokens": " \n = A = \n \n It <unk> , so . \n",
+            "wikitext-2-raw/wiki.test.raw": " \n = A = \n \n It is , so . \n",
+        }
+    ],
     "wikitext103": [{"wikitext-103/wiki.test.tokens": " \n = A = \n \n It is , so . \n"}],
     "ptb": [
         {"ptb.test.txt": " no it was n't black monday \n but <unk> lost $ N \n"},

@@ -15,6 +15,7 @@ from gpt2.errors import UserError
 from gpt2.runtime import say
 
 if TYPE_CHECKING:
+    from gpt2.evaluate.data import Form, Hub
     from gpt2.evaluate.score import Scores
 
 
@@ -74,14 +75,14 @@ def command(list_: bool, **flags: Any) -> None:
 
 
 def evaluate(flags: dict[str, Any]) -> None:
-    from gpt2.evaluate.report import write_report
+    from gpt2.evaluate.report import left_out, write_report
     from gpt2.evaluate.runs import Options, Suite
     from gpt2.evaluate.suites import find_jobs
 
-    for name in ("limit", "window", "stride"):
+    for name in ("limit", "window", "stride", "seed"):
         if flags[name] < 0:
             raise UserError(f"--{name} {flags[name]}: must be at least 0")
-    jobs, strict = find_jobs(flags["suite"], flags["protocol"], flags["shots"], flags["tasks"])
+    jobs, strict, skipped = find_jobs(flags["suite"], flags["protocol"], flags["shots"], flags["tasks"])
     folders = tuple(Path(folder).expanduser() for folder in flags["data"])
     for folder in folders:
         if not folder.is_dir():
@@ -91,9 +92,9 @@ def evaluate(flags: dict[str, Any]) -> None:
     options = Options(folders, flags["limit"], flags["seed"], flags["window"], flags["stride"])
     out = Path(flags["out"]).expanduser() if flags["out"] else default_out(about["name"], flags["suite"])
     out.mkdir(parents=True, exist_ok=True)
-    found = Suite(jobs, scores, about, options, out, strict).run()
+    found = Suite(jobs, scores, about, options, out, strict, skipped).run()
     path = write_report(out, found, beside)
-    for reason in found["without_data"].values():
+    for reason in left_out(found):
         say(f"left out: {reason}")
     click.echo(summary(found))
     say(f"{path}")
@@ -150,6 +151,13 @@ def catalogue() -> str:
     rows: list[Sequence[str]] = []
     for name, task in CATALOGUE.items():
         asked = ", ".join(TITLES[protocol] for protocol in task.asks if protocol in TITLES)
-        files = " | ".join(" + ".join(form.files) for form in task.forms)
-        rows.append([name, asked, files + (f" | hub: {task.hub.id}" if task.hub else "")])
+        files = data_names(task.forms, task.hub)
+        for protocol, source in task.sources.items():
+            files += f" | {TITLES[protocol]}: {data_names(*source)}"
+        rows.append([name, asked, files])
     return "\n".join(f"{row[0]:18} {row[1]:40} {row[2]}" for row in rows)
+
+
+def data_names(forms: Sequence[Form], hub: Hub | None) -> str:
+    """Where a task's data may lie."""
+    return " | ".join([*(" + ".join(form.files) for form in forms), *([f"hub: {hub.id}"] if hub else [])])

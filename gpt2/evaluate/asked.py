@@ -21,6 +21,11 @@ class Writing:
     length_penalty: float = 0.6
     top_k: int = 1
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken each time."""
+        return self.beams == 1 and self.top_k == 1
+
     def settings(self) -> dict[str, Any]:
         found: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "stop": list(self.stop)}
         if self.beams > 1:

@@ -25,7 +25,8 @@ class Form:
     """One form in which a set is published.
 
     `files`: patterns of names, below a folder of --data or below a folder in it that is named after the task; all of
-    them belong together. `train`: the same of the set that examples are drawn from. `split` is what the files hold.
+    them belong together. A pattern is one file, or with `many` all that fit. `train`: the same of the set that examples
+    are drawn from. `split` is what the files hold, `whole` how many items that has, where files may hold fewer.
     """
 
     files: tuple[str, ...]
@@ -33,6 +34,12 @@ class Form:
     read: Reader = jsonl
     train: tuple[str, ...] = ()
     split: str = "validation"
+    many: bool = False
+    whole: int = 0
+
+    def part(self, items: int) -> str:
+        """The split's name for files of so many items, which says so where they are not all."""
+        return f"{self.split}, {items:,} of {self.whole:,}" if items < self.whole else self.split
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class Items:
-    """A set as it was read; the hash is of the files' bytes, or of the rows that the hub gave."""
+    """A set as it was read; the hash is of the files' bytes, or of what names the hub's set and its revision."""
 
     items: list[Fields]
     names: list[str]
@@ -58,24 +65,25 @@ class Items:
 
 @dataclass(frozen=True)
 class Data:
-    """What a task is asked (`test`), and what examples are drawn from: `train`, or None where there is no such file."""
+    """What a task is asked (`test`), and what examples are drawn from: `train`, or None where there is no such set."""
 
     test: Items
     train: Items | None
 
 
-def load(name: str, forms: Sequence[Form], hub: Hub | None, folders: Sequence[Path]) -> Data:
+def load(name: str, forms: Sequence[Form], hub: Hub | None, folders: Sequence[Path], examples: bool = True) -> Data:
     """The task's data: the first of its forms that a folder holds, else from the hub.
 
-    NoData, with all names that were looked for, if there is neither; UserError for a file that is there, but wrong.
+    Without `examples` training sets, which may be large, are not read. NoData, with all names that were looked for, if
+    there is neither file nor hub; UserError for a file that is there, but wrong.
     """
     for folder in folders:
         for form in forms:
-            if paths := find(folder, name, form.files):
-                train = find(folder, name, form.train) if form.train else None
+            if paths := find(folder, name, form.files, form.many):
+                train = find(folder, name, form.train, form.many) if form.train and examples else None
                 return Data(read(form, paths, form.split), read(form, train, "train") if train else None)
     if hub is not None:
-        return fetch(name, hub, looked_for(forms, folders))
+        return fetch(name, hub, looked_for(forms, folders), examples)
     raise NoData(f"{name}: no data; {looked_for(forms, folders)}")
 
 
@@ -85,14 +93,28 @@ def looked_for(forms: Sequence[Form], folders: Sequence[Path]) -> str:
     return f"looked for {wanted} in {where}"
 
 
-def find(folder: Path, name: str, patterns: Sequence[str]) -> list[Path] | None:
-    """For each pattern the files that fit, sorted; None unless each has some."""
+def find(folder: Path, name: str, patterns: Sequence[str], many: bool = False) -> list[Path] | None:
+    """For each pattern the file that fits, or with `many` all, sorted; None unless each has some.
+
+    UserError where one file is wanted and several fit: they would be different sets, or parts of one.
+    """
     for base in (folder, folder / name):
         tries = [[pattern, Path(pattern).name] if base != folder else [pattern] for pattern in patterns]
-        found = [next((hits for each in names if (hits := sorted(base.glob(each)))), []) for names in tries]
-        if all(found):
-            return [path for paths in found for path in paths]
+        found = [next((hits for each in names if (hits := fitting(base, each))), []) for names in tries]
+        if not all(found):
+            continue
+        for pattern, paths in zip(patterns, found, strict=True):
+            if len(paths) > 1 and not many:
+                names = ", ".join(path.name for path in paths)
+                raise UserError(f"{base}: {pattern} is to be one file, but {names} are there; leave one of them there")
+        return [path for paths in found for path in paths]
     return None
+
+
+def fitting(base: Path, pattern: str) -> list[Path]:
+    """The files of this pattern, sorted; where the name without the pattern's stars is there, that one alone."""
+    plain = base / pattern.replace("*", "")
+    return [plain] if "*" in pattern and plain.is_file() else sorted(base.glob(pattern))
 
 
 def read(form: Form, paths: Sequence[Path], split: str) -> Items:
@@ -103,7 +125,8 @@ def read(form: Form, paths: Sequence[Path], split: str) -> Items:
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())
-    return Items(items, [path.name for path in paths], split, digest.hexdigest())
+    named = form.part(len(items)) if split == form.split else split
+    return Items(items, [path.name for path in paths], named, digest.hexdigest())
 
 
 def translated(rows: Iterator[Row], fields: Translate) -> Iterator[Fields]:
@@ -115,18 +138,18 @@ def translated(rows: Iterator[Row], fields: Translate) -> Iterator[Fields]:
 
 
 def check(item: Fields, where: str) -> None:
-    """UserError where an item cannot be asked: no options or an empty one, a gold place that is none of them."""
+    """UserError where an item cannot be asked: no options or a blank one, a gold place that is none of them."""
     if "answers" in item and not any(item["answers"]):
         raise UserError(f"{where}: no answer that is a text")
     if "options" in item:
-        if not item["options"] or not all(item["options"]):
-            raise UserError(f"{where}: options {json.dumps(item['options'])[:60]}; expected some, none of them empty")
+        if not item["options"] or not all(option.strip() for option in item["options"]):
+            raise UserError(f"{where}: options {json.dumps(item['options'])[:60]}; expected some, none of them blank")
         gold = [item["gold"]] if isinstance(item["gold"], int) else item["gold"]
         if not all(0 <= place < len(item["options"]) for place in gold):
             raise UserError(f"{where}: the right one is {item['gold']}, but there are {len(item['options'])} options")
 
 
-def fetch(name: str, hub: Hub, looked: str) -> Data:
+def fetch(name: str, hub: Hub, looked: str, examples: bool = True) -> Data:
     """From the hub, or its cache."""
     try:
         import datasets
@@ -140,13 +163,21 @@ def fetch(name: str, hub: Hub, looked: str) -> Data:
     if hub.split not in sets:
         raise NoData(f"{name}: {hub.id} has no split '{hub.split}', it has {', '.join(sets)}")
     test = hub_items(hub, sets[hub.split], hub.split)
-    return Data(test, hub_items(hub, sets[hub.train], hub.train) if hub.train in sets else None)
+    shown = examples and hub.train in sets
+    return Data(test, hub_items(hub, sets[hub.train], hub.train) if shown else None)
 
 
 def hub_items(hub: Hub, rows: Any, split: str) -> Items:
-    digest = hashlib.sha256()
-    found = []
-    for number, row in enumerate(rows, 1):
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-        found.append(Row(row, f"{hub.id} {split} row {number}"))
-    return Items(list(translated(iter(found), hub.fields)), [hub.id], split, digest.hexdigest())
+    found = (Row(row, f"{hub.id} {split} row {number}") for number, row in enumerate(rows, 1))
+    items = list(translated(found, hub.fields))
+    return Items(items, [hub.id], split, hub_hash(hub, rows, split))
+
+
+def hub_hash(hub: Hub, rows: Any, split: str) -> str:
+    """Of the set's names and its fingerprint, which `datasets` makes of the revision; of the rows where it has none."""
+    fingerprint = getattr(rows, "_fingerprint", None)
+    digest = hashlib.sha256(f"{hub.id} {hub.config} {split} {fingerprint}".encode())
+    if fingerprint is None:
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is there counts
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+GREEDY_TOO = ("repetition_penalty",)
 UNASKED = "cuda:0"  # what the harness's command line says where the user names no device, a GPU or not
 NOT_OURS = "the gpt2 model does not know it"
 
@@ -116,12 +117,17 @@ class GPT2LM(TemplateLM):
         left = dict(settings)
         until = left.pop("until", None) or []
         lengths = [value for name in LENGTHS if (value := left.pop(name, None)) is not None]
-        sample = left.pop("do_sample", False)
+        sample = left.pop("do_sample", None)
         chosen = {name: left.pop(name) for name in SAMPLING if name in left}
+        if sample is None:  # as its Hugging Face backend: a temperature alone means to sample
+            sample = float(chosen.get("temperature") or 0.0) > 0.0
         if left:
             name = next(iter(left))
             raise UserError(f"generation_kwargs {name}: {NOT_OURS}{did_you_mean(name, (*LENGTHS, *SAMPLING))}")
-        chosen = {"temperature": 1.0, **chosen} if sample else {"temperature": 0.0}
+        if sample:
+            chosen = {"temperature": 1.0, **chosen}
+        else:  # no filter takes out the likeliest token, but a penalty may make it another one
+            chosen = {name: chosen[name] for name in GREEDY_TOO if name in chosen} | {"temperature": 0.0}
         return SamplingParams(
             max_new_tokens=lengths[0] if lengths else self.max_gen_toks,
             stop=tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop),

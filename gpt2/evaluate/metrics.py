@@ -13,6 +13,24 @@ from gpt2.errors import UserError
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
+MARKS = re.compile(r"[.!?]+[\"')\]”’»]*(?= |$)")  # what a sentence may end with, in a text with single spaces
+NEAR = 80  # characters on either side of a mark that are looked at
+OPENING = "\"'([“‘«"
+DOTTED = re.compile(r"[^\W\d_](?:\.[^\W\d_])+")  # U.S, a.m, e.g: the last point is the mark
+# fmt: off
+# what stands before a name or in the middle of a clause, in English, French, German, Spanish, Italian
+ABBREVIATIONS = frozenset((
+    "mr", "mrs", "ms", "messrs", "mx", "dr", "drs", "prof", "rev", "hon", "sr", "jr", "st", "ste", "mt", "ft",
+    "gen", "lt", "col", "maj", "capt", "cpt", "cmdr", "sgt", "cpl", "adm", "brig", "gov", "pres", "rep", "reps",
+    "sen", "sens", "supt", "insp", "vs", "cf", "al", "approx", "dept", "mme", "mmes", "mlle", "hr", "bzw", "ca",
+    "vgl", "evtl", "sog", "sra", "srta", "ud", "uds", "dott", "sig",
+))
+# what stands before a number: anything else there begins a sentence
+COUNTED = frozenset((
+    "no", "nos", "nr", "num", "núm", "vol", "vols", "fig", "figs", "p", "pp", "sec", "art", "ch", "cap", "op",
+    "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
+))
+# fmt: on
 
 
 def normalize(text: str) -> str:
@@ -133,8 +151,31 @@ def _rouge() -> Any:
 
 
 def sentences(text: str) -> list[str]:
-    """Its sentences, with single spaces; a sentence ends in . ! or ? and white space."""
-    return re.findall(r"\S.*?(?:[.!?][\"')\]]*(?=\s|$)|$)", " ".join(text.split()))
+    """Its sentences, with single spaces; a sentence ends in . ! or ? and white space, but not behind `Mr.`."""
+    text = " ".join(text.split())
+    cased, start, found = text != text.lower(), 0, []
+    for mark in MARKS.finditer(text):
+        before, after = text[max(start, mark.start() - NEAR) : mark.start()], text[mark.end() + 1 : mark.end() + NEAR]
+        if after and ends_sentence(before, mark[0], after.lstrip(OPENING), cased):
+            found.append(text[start : mark.end()])
+            start = mark.end() + 1
+    return [*found, text[start:]] if text[start:] else found
+
+
+def ends_sentence(before: str, mark: str, after: str, cased: bool) -> bool:
+    """Whether a mark ends the sentence whose last words are `before`; `after` are those that follow.
+
+    It does not behind an abbreviation or an initial, nor where nothing but a number was before it, nor, in a text that
+    has capital letters, before a small one.
+    """
+    if not any(letter.isalpha() for letter in before) or (cased and after[:1].islower()):
+        return False
+    if mark.rstrip("\"')]”’»") != ".":
+        return True
+    word = before.rsplit(" ", 1)[-1].lstrip(OPENING)
+    initial = len(word) == 1 and word.isupper() and word != "I"
+    counted = after[:1].isdigit() and word.lower() in COUNTED
+    return not (initial or counted or DOTTED.fullmatch(word) or word.lower() in ABBREVIATIONS)
 
 
 def first_sentences(text: str, count: int) -> str:

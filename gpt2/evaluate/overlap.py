@@ -181,14 +181,17 @@ def batches(pieces: Iterable[Piece], hasher: Hasher) -> Iterator[Hashes]:
     Each batch begins with the end of the one before, so that no n-gram is cut.
     """
     parts: list[Hashes] = []
+    held = 0
     for number, piece in enumerate(pieces):
-        if piece.starts:
-            parts.append(mix(np.array([number], np.uint64)))
-        parts.append(hasher.words(words_of(piece.text)))
-        if sum(map(len, parts)) >= BATCH:
+        new = [mix(np.array([number], np.uint64))] if piece.starts else []
+        new.append(hasher.words(words_of(piece.text)))
+        parts += new
+        held += sum(map(len, new))
+        if held >= BATCH:
             words = np.concatenate(parts)
             yield words
             parts = [words[-GPT3_N[1] + 1 :]]
+            held = len(parts[0])
     yield np.concatenate(parts)
 
 

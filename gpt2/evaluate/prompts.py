@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from gpt2.errors import UserError, did_you_mean
 
 ANSWERS = ("output", "completion")  # fields that may hold the answer, where nobody names another
+SEAMS = 32  # tokens by which a prompt may be shorter than its parts, as tokens merge where these meet
 
 
 class Encoder(Protocol):
@@ -207,18 +208,46 @@ class PromptBuilder:
         return [Prompt(text, self.tokenizer.encode(text), shots) for text in texts]
 
     def _draw(self, options: Sequence[Example], number: int) -> list[Example]:
-        """Examples in random order: k, or one more than fit. Those too long for any prompt are passed over."""
+        """Examples in random order: k, or one more than fit. Those too long for any prompt are passed over.
+
+        A walk over a whole pool in search of one that fits encodes none of them twice: what is too long even by its
+        own length is not tried in a prompt.
+        """
         wanted = len(self.examples) if self.form.k is None else self.form.k
         drawn: list[Example] = []
-        length = 0
+        length, most = 0, self._most_beside(options) if wanted else 0
+        if len(self._lengths) == len(self.examples) and self._shortest > most:
+            return []
         for index in shuffled(len(self.examples), random.Random(f"{self.seed} {number}")):
             if len(drawn) >= wanted or (length > self.context_length and not self._fits(drawn, options)):
                 break
             example = self.examples[index]
-            if not any(example.same(option) for option in options) and self._fits([example], options):
+            if self._length(index) > most or any(example.same(option) for option in options):
+                continue
+            if self._fits([example], options):
                 drawn.append(example)
-                length += len(self.tokenizer.encode(example.text))
+                length += self._length(index)
         return drawn
+
+    def _most_beside(self, options: Sequence[Example]) -> int:
+        """Tokens of an example that may fit beside the longest of these: what has more does certainly not."""
+        longest = max(len(self.tokenizer.encode(option.text)) for option in options)
+        return self.context_length - self.room - longest + SEAMS
+
+    def _length(self, index: int) -> int:
+        """Tokens of one example, which is encoded once."""
+        if index not in self._lengths:
+            self._lengths[index] = len(self.tokenizer.encode(self.examples[index].text))
+        return self._lengths[index]
+
+    @cached_property
+    def _lengths(self) -> dict[int, int]:
+        return {}
+
+    @cached_property
+    def _shortest(self) -> int:
+        """Of all examples; asked only when every length is known."""
+        return min(self._lengths.values(), default=0)
 
     def _most_that_fit(self, drawn: Sequence[Example], options: Sequence[Example]) -> int:
         """By halves: tokens at the joints may merge, so only a whole prompt can be counted."""

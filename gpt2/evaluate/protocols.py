@@ -63,6 +63,15 @@ def jobs_of(
     return list({job.name: job for job in jobs}.values())
 
 
+def why_none(task: Task, protocols: Sequence[str]) -> str:
+    """Why `jobs_of` gives none for this task."""
+    if any(protocol in task.asks for protocol in protocols):
+        return f"{task.name}: a text that is read on takes no examples; ask for --shots zero"
+    known = " and ".join(TITLES[protocol] for protocol in task.asks if protocol in TITLES)
+    asked = " or ".join(TITLES[protocol] for protocol in protocols)
+    return f"{task.name}: has no way of asking in the protocol {asked}; there is {known}"
+
+
 def counts(task: Task, protocol: str, shots: Sequence[str]) -> list[int]:
     """Numbers of examples: words and numbers as numbers; of a text that is read on, 0 only."""
     most = paper_shots(task, protocol)

@@ -29,6 +29,7 @@ class Row:
     parameters: float
     value: float
     sizes: tuple[tuple[float, float], ...]
+    split: str = ""  # the set it is of, where that is not the one that is usually asked
 
 
 @cache
@@ -58,7 +59,7 @@ def row_of(table: Mapping[str, Any], result: Mapping[str, Any], metric: str, par
     sizes = tuple((float(size), value * scale) for size, value in zip(table["parameters"], values, strict=True))
     place = min(range(len(sizes)), key=lambda n: distance(sizes[n][0], parameters))
     size, value = sizes[place]
-    return Row(table["source"], table["family"], table["names"][place], size, value, sizes)
+    return Row(table["source"], table["family"], table["names"][place], size, value, sizes, table.get("split", ""))
 
 
 def distance(one: float, other: float) -> float:
@@ -76,7 +77,7 @@ def of_all(results: Sequence[Mapping[str, Any]], model: Mapping[str, Any], rows:
         sizes = ", ".join(map(words, others))
         found.append(f"another size: {words(parameters)} parameters, beside published models of {sizes}")
     if limit := results[0]["limit"]:
-        found.append(f"only the first {limit:,} items of each task were asked (of a text, lines)")
+        found.append(f"only the first {limit:,} items of each task were asked (of a text, lines or articles)")
     if model.get("weights") not in (None, "float32"):
         found.append(f"weights were read as {model['weights']}, not float32")
     return found
@@ -87,6 +88,8 @@ def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str,
     figure, how, found = result["metrics"][metric], result["how"], []
     if figure["stderr"] and abs(figure["value"] - row.value) <= FEW * figure["stderr"]:
         found.append(f"the difference is within {FEW:g} standard errors and may be chance")
+    if other := another_set(result, row):
+        found.append(other)
     wanted, used = result["shots"], how.get("shots_used", 0)
     if used < wanted:
         found.append(f"only {used:g} of {wanted} examples fitted the context of {model['context_length']} tokens")
@@ -101,6 +104,12 @@ def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str,
         found.append(f"windows overlap (stride {how['stride']} of {how['window']}), which makes a text likelier")
     found += [result["note"].rstrip(".")] if result["note"] else []
     return [found[0][0].upper() + found[0][1:], *found[1:]] if found else []
+
+
+def another_set(result: Mapping[str, Any], row: Row) -> str:
+    """Where what was asked is not the set that the published figure is of, or a part of it."""
+    usual = row.split or result.get("usual_split", result["split"])
+    return "" if result["split"] == usual else f"what was asked is {result['split']}, the published figure's is {usual}"
 
 
 def words(parameters: float) -> str:

@@ -24,6 +24,15 @@ AT_ONCE = 16  # prompts in one request
 TIMEOUT = 600.0  # seconds for one request
 DEFAULT_CONTEXT = 1024  # where the server does not say
 EDGE = 2
+FEWER = (20, 5)  # likeliest tokens that servers give which refuse more: vLLM's limit, OpenAI's
+PROBE = (
+    "In the winter of 1969 the old ship lay at the end of the harbour, and nobody in the town could say who had "
+    "brought her there. def add(a, b): return a + b"
+)  # tells models of one name apart
+
+
+class Refused(UserError):
+    """The server is there, but does not do what it was asked (a status of 400 to 499)."""
 
 
 @dataclass
@@ -31,13 +40,14 @@ class RemoteScorer:
     """`Scores` behind a URL.
 
     The context is two tokens shorter than the server's: the last token that is scored is part of the prompt there,
-    and the server wants room for one more.
+    and the server wants room for one more. `tops`: more likeliest tokens than these it has refused to give.
     """
 
     url: str
     model: str
     tokenizer: Tokenizer
     context_length: int = DEFAULT_CONTEXT - EDGE
+    tops: int | None = None
 
     def continuations(self, pairs: Sequence[Pair], progress: Progress | None = None) -> list[Scored]:
         """As `Scorer.continuations`; the context is cut on its left where it is too long."""
@@ -91,15 +101,37 @@ class RemoteScorer:
         return texts
 
     def likeliest(self, contexts: Sequence[Ids], count: int) -> list[list[int]]:
-        """The likeliest next tokens; fewer where the server gives fewer."""
+        """The likeliest next tokens; fewer where the server gives fewer, or refuses to give so many."""
         cut = [list(ids[-self.context_length + 1 :]) for ids in contexts]
         found = []
-        for choice in self._ask(cut, None, max_tokens=1, logprobs=count):
+        for choice in self._with_tops(cut, count if self.tops is None else min(count, self.tops)):
             tops = (choice["logprobs"].get("top_logprobs") or [{}])[0]
             ranked = sorted(tops, key=lambda text: -tops[text])
             tokens = [self.tokenizer.encode(text) for text in ranked]
             found.append([ids[0] for ids in tokens if len(ids) == 1])
         return found
+
+    def probe(self) -> list[float]:
+        """Log-probabilities of a fixed text's tokens, which say who answers; none where the server gives none."""
+        ids = self.tokenizer.encode(PROBE)[: self.context_length]
+        try:
+            (choice,) = self._ask([ids], None, echo=True, logprobs=1)
+        except UserError:
+            return []
+        values = ((choice.get("logprobs") or {}).get("token_logprobs") or [])[1 : len(ids)]
+        return [round(value, 3) for value in values if isinstance(value, (int, float))]
+
+    def _with_tops(self, prompts: Sequence[list[int]], count: int) -> list[Any]:
+        """Choices with so many likeliest tokens, or as many as the server does not refuse."""
+        for number in [count, *(fewer for fewer in FEWER if fewer < count)]:
+            try:
+                found = self._ask(prompts, None, max_tokens=1, logprobs=number)
+            except Refused as error:
+                refused = error
+                continue
+            self.tops = number if number < count else self.tops
+            return found
+        raise refused
 
     def _ask(
         self, prompts: Sequence[list[int]], progress: Progress | None, max_tokens: int = 1, **settings: Any
@@ -144,7 +176,8 @@ def connect(url: str, tokenizer: str | None) -> tuple[Callable[[], Scores], dict
     words = load_tokenizer(find_folder(tokenizer or "gpt2"))
     scorer = RemoteScorer(base, model, words, (context or DEFAULT_CONTEXT) - EDGE)
     about = {"name": f"{model} at {base}", "sha256": None, "tokenizer": words.hash, "parameters": None}
-    return lambda: scorer, about | {"context_length": scorer.context_length, "server": base, "model": model}
+    length, probe = scorer.context_length, scorer.probe()
+    return lambda: scorer, about | {"context_length": length, "server": base, "model": model, "probe": probe}
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +195,8 @@ def answer(request: urllib.request.Request) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             found = json.loads(response.read())
     except urllib.error.HTTPError as error:
-        raise UserError(f"{request.full_url}: {error.code}: {error.read(300).decode('utf-8', 'replace')}") from None
+        kind = Refused if 400 <= error.code < 500 else UserError
+        raise kind(f"{request.full_url}: {error.code}: {error.read(300).decode('utf-8', 'replace')}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{request.full_url}: {getattr(error, 'reason', error)}") from None
     if not isinstance(found, dict):

@@ -74,7 +74,7 @@ def line_of(
     scale = 100 if figure["percent"] else 1
     value = figure["value"] * scale
     return Line(
-        result["title"],
+        asked(result),
         result["protocol_title"],
         result["shots"],
         LABELS.get(metric, metric) + (" (%)" if figure["percent"] else ""),
@@ -85,6 +85,12 @@ def line_of(
         first,
         "; ".join(published.of_one(result, metric, row, model)) if row and first else "",
     )
+
+
+def asked(result: Mapping[str, Any]) -> str:
+    """The task, and the set where it is not the one that is usually asked."""
+    split = result["split"]
+    return result["title"] if split == result.get("usual_split", split) else f"{result['title']} ({split})"
 
 
 def number(value: float, sign: str = "") -> str:
@@ -112,11 +118,23 @@ def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def details(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How each result came about: data, protocol's settings, denominators."""
+    """How each result came about: data, protocol's settings, denominators; versions, where they are not the others'."""
     return [
-        (f"{each['title']}, {each['protocol_title']}, {each['shots']}-shot", settings(each))
+        (f"{each['title']}, {each['protocol_title']}, {each['shots']}-shot", settings(each) + older(found, each))
         for each in found["results"]
     ]
+
+
+def older(found: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """What a result was made with, if it is of an earlier run with other versions."""
+    now, then = found["versions"], result.get("versions", found["versions"])
+    changed = [f"{name} {then.get(name, 'none')}" for name in {**now, **then} if now.get(name) != then.get(name)]
+    return f"; measured with {', '.join(changed)}" if changed else ""
+
+
+def left_out(found: Mapping[str, Any]) -> list[str]:
+    """Why tasks are not there: no data, no such way of asking, nothing that a server can do."""
+    return [*found["without_data"].values(), *found.get("left_out", {}).values()]
 
 
 def settings(result: Mapping[str, Any]) -> str:
@@ -158,9 +176,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = ["# Evaluation", facts_text, body, f"± is one standard error, by bootstrap ({plots.DRAWS:,} samples)."]
     parts += ["## What could explain the differences", "\n".join(reasons)] if reasons else []
     parts += ["## How it was measured", how]
-    if found["without_data"]:
-        missing = "\n".join(f"- {reason}" for reason in found["without_data"].values())
-        parts += ["## Left out, for want of data", missing]
+    if missing := left_out(found):
+        parts += ["## Left out", "\n".join(f"- {reason}" for reason in missing)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -185,6 +202,6 @@ def page(found: Mapping[str, Any], beside: Sequence[Mapping[str, Any]] = ()) -> 
         general=general(found),
         pictures=pictures,
         details=details(found),
-        missing=list(found["without_data"].values()),
+        missing=left_out(found),
         draws=plots.DRAWS,
     )

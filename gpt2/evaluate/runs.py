@@ -11,29 +11,32 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2 import __version__, atomic
 from gpt2.errors import UserError
+from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Data, NoData, load
-from gpt2.evaluate.measures import Measured, Setting
+from gpt2.evaluate.measures import Measured, ReadOn, Setting
+from gpt2.evaluate.measures.read_on import window_and_stride
 from gpt2.evaluate.protocols import TITLES, Job, paper_shots
 from gpt2.runtime import say
 
 if TYPE_CHECKING:
     from gpt2.evaluate.score import Scores
 
-FORMAT = 2  # of the results: another number, and old ones are not taken for finished
+FORMAT = 3  # of the results: another number, and old ones are not taken for finished
 LINE_EVERY = 10.0  # seconds between two lines of progress
 LIBRARIES = ("numpy", "torch", "sacrebleu", "rouge-score")
+SAME = 0.05  # nats a token, on average, by which a server's answers to the same text may differ
 
 
 @dataclass(frozen=True)
 class Options:
-    """What holds for a whole run. `limit`: so many items (of a text: lines) of each task; 0 is all."""
+    """What holds for a whole run. `limit`: so many items (of a text: lines or articles) of each task; 0 is all."""
 
     folders: tuple[Path, ...] = ()
     limit: int = 0
@@ -52,12 +55,16 @@ class Suite:
     options: Options
     out: Path
     strict: bool = False  # a task without data is an error
+    skipped: Mapping[str, str] = field(default_factory=dict[str, str])  # name -> why it is not asked at all
 
     def run(self) -> dict[str, Any]:
-        """All results; those that are there already are not asked for again."""
+        """All results; those that are there already are not asked for again. What cannot be asked is left out."""
         self._refuse_another_model()
+        self._refuse_windows()
+        undone = {job.name: reason for job in self.jobs if (reason := beyond(self.model, job))}
+        jobs = [job for job in self.jobs if job.name not in undone]
         results, missing = [], {}
-        for number, job in enumerate(self.jobs, 1):
+        for number, job in enumerate(jobs, 1):
             try:
                 data = self._load(job)
             except NoData as error:
@@ -65,17 +72,19 @@ class Suite:
                     raise
                 missing[job.name] = str(error)
                 continue
-            results.append(self._result(job, data, f"[{number}/{len(self.jobs)}] {job.title}"))
+            results.append(self._result(job, data, f"[{number}/{len(jobs)}] {job.title}"))
         if not results:
-            raise UserError("no task has data: " + next(iter(missing.values())))
+            reason = next(iter([*undone.values(), *missing.values()]))
+            raise UserError(f"no task can be asked: {reason}" if undone else f"no task has data: {reason}")
         found = {"gpt2": __version__, "format": FORMAT, "model": dict(self.model), "seed": self.options.seed}
         found |= {"versions": versions(), "results": results, "without_data": missing}
+        found["left_out"] = {**self.skipped, **undone}
         atomic.write_text(self.out / "results.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         return found
 
     def _load(self, job: Job) -> Data:
         folders = [job.task.folder] if job.task.folder else list(self.options.folders)
-        return load(job.task.name, job.task.forms, job.task.hub, folders)
+        return load(job.task.name, *job.task.source(job.protocol), folders, examples=bool(job.shots))
 
     def _result(self, job: Job, data: Data, title: str) -> dict[str, Any]:
         path = self.out / "tasks" / f"{job.name}.json"
@@ -121,13 +130,32 @@ class Suite:
         """Results of two models never mix in one folder."""
         for path in sorted((self.out / "tasks").glob("*.json")):
             other = read_task(path).get("model")
-            if other and identity(other) != identity(self.model):
+            if other and (identity(other) != identity(self.model) or probed_apart(other, self.model)):
                 raise UserError(f"{self.out}: holds results of {other['name']}; choose another folder with --out")
+
+    def _refuse_windows(self) -> None:
+        """Before anything is scored."""
+        if any(isinstance(job.ask, ReadOn) for job in self.jobs):
+            window_and_stride(self.options.window, self.options.stride, int(self.model["context_length"]))
 
 
 def identity(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model is the same wherever it lies."""
-    return {name: value for name, value in model.items() if name != "name"}
+    """A model is the same wherever it lies. The probe is compared by itself: no two answers agree to the last digit."""
+    return {name: value for name, value in model.items() if name not in ("name", "probe")}
+
+
+def probed_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether models behind a server differ in the log-probabilities of remote.py's probe by more than rounding."""
+    pairs = list(zip(one.get("probe") or [], other.get("probe") or [], strict=False))
+    return bool(pairs) and sum(abs(a - b) for a, b in pairs) / len(pairs) > SAME
+
+
+def beyond(model: Mapping[str, Any], job: Job) -> str:
+    """Why this model cannot be asked in this way; empty where it can."""
+    writing: Writing | None = getattr(job.ask, "writing", None)
+    if "server" not in model or writing is None or writing.is_greedy:
+        return ""
+    return f"{job.name}: is written by beams or draws, and a server writes greedily only; it needs the model's files"
 
 
 def read_finished(path: Path, key: str) -> dict[str, Any] | None:
@@ -166,9 +194,11 @@ def describe(job: Job, data: Data, measured: Measured, options: Options) -> dict
         "items": measured.items,
         "limit": options.limit or None,
         "split": data.test.split,
+        "usual_split": job.task.source(job.protocol)[0][0].split,
         "data": {"files": data.test.names, "sha256": data.test.sha256},
         "how": job.ask.settings() | measured.facts,
         "note": "" if job.protocol == "harness" else job.task.note,
+        "versions": versions(),
     }
     if job.task.table:
         found["task_table"] = dict(job.task.table)

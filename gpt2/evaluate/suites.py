@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from gpt2.errors import UserError, did_you_mean
-from gpt2.evaluate.protocols import Job, chosen, jobs_of
+from gpt2.evaluate.protocols import Job, chosen, jobs_of, why_none
 from gpt2.evaluate.tasks import CATALOGUE, find_task
 from gpt2.evaluate.tasks.own import read_suite
 from gpt2.evaluate.tasks.task import Task
@@ -33,10 +34,21 @@ SUITES: dict[str, tuple[str, ...]] = {
 ZERO, BOTH = ("zero",), ("zero", "few")
 
 
-def find_jobs(suite: str, protocol: str, shots: Sequence[str], only: Sequence[str]) -> tuple[list[Job], bool]:
-    """The jobs of a suite, and whether a task without data is an error and not left out: where the user named it.
+class Plan(NamedTuple):
+    """What is to be asked. `strict`: a task without data is an error and not left out, as the user named it.
 
-    `only`: names of tasks, of the suite or of others. UserError for what is unknown, and where nothing is left.
+    `skipped`: tasks of the suite that are not asked at all -> why.
+    """
+
+    jobs: list[Job]
+    strict: bool
+    skipped: dict[str, str]
+
+
+def find_jobs(suite: str, protocol: str, shots: Sequence[str], only: Sequence[str]) -> Plan:
+    """The jobs of a suite. `only`: names of tasks, of the suite or of others.
+
+    UserError for what is unknown, for a task of `only` that cannot be asked so, and where nothing is left.
     """
     own: list[Task] = []
     if suite in SUITES:
@@ -49,12 +61,19 @@ def find_jobs(suite: str, protocol: str, shots: Sequence[str], only: Sequence[st
         near = did_you_mean(suite, SUITES)
         raise UserError(f"--suite {suite}: no such file, and no suite{near}; there are {', '.join(SUITES)}")
     default = BOTH if suite == "gpt3-paper" else ZERO
-    tasks = [find_task(name) for name in names]
-    jobs = [job for task in tasks for job in jobs_of(task, chosen(protocol, paper_of(suite, task)), shots, default)]
-    jobs += [job for task in own for job in jobs_of(task, ["own"], shots)]
+    jobs: list[Job] = []
+    skipped: dict[str, str] = {}
+    wanted = [(task, chosen(protocol, paper_of(suite, task)), default) for task in map(find_task, names)]
+    for task, protocols, usual in [*wanted, *((task, ["own"], ZERO) for task in own)]:
+        found = jobs_of(task, protocols, shots, usual)
+        jobs += found
+        if not found:
+            skipped[task.name] = why_none(task, protocols)
+    if only and skipped:
+        raise UserError(f"--tasks {next(iter(skipped.values()))}")
     if not jobs:
         raise UserError(f"--suite {suite} --protocol {protocol}: none of its tasks is asked in this way")
-    return jobs, bool(only) or suite not in SUITES
+    return Plan(jobs, bool(only) or suite not in SUITES, skipped)
 
 
 def paper_of(suite: str, task: Task) -> str:

@@ -37,10 +37,10 @@ def write(
 
 
 def _write(scores: Scores, prompts: Sequence[Ids], how: Writing, seed: int) -> list[str]:
-    if how.beams == 1 and how.top_k == 1:
+    if how.is_greedy:
         return scores.greedy(prompts, how.max_new_tokens, how.stop)
     if not isinstance(scores, Scorer):
-        raise UserError("a server writes greedily only; leave out tasks with beams or draws, or take --greedy")
+        raise UserError("a server writes greedily only; what is written by beams or draws needs the model's files")
     if how.beams == 1:
         return scores.write(prompts, [how.params(seed)] * len(prompts))
     from gpt2.inference.beam import BeamParams, beam_search

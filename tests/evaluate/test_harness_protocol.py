@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 from tiny_models import TINY, make, write_model
 
+from gpt2.evaluate.rows import Row
+from gpt2.evaluate.tasks import CATALOGUE
 from gpt2.evaluate.tasks.letters import as_harness
-from gpt2.evaluate.tasks.texts import articles, harness_document, harness_wikitext
+from gpt2.evaluate.tasks.superglue import copa
+from gpt2.evaluate.tasks.texts import articles, harness_document, harness_wikitext, page_of, pages
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install 'gpt2[eval]'")
 pytest.importorskip("datasets")
@@ -86,7 +89,7 @@ def theirs(*parts: str) -> ModuleType:
 def test_wikitext_is_de_tokenised_and_counted_as_theirs(assets: Path) -> None:
     module = theirs("wikitext", "preprocess_wikitext.py")
     text = (assets / "benchmarks" / "wikitext2_valid.txt").read_text(encoding="utf-8")
-    documents = articles([{"text": line} for line in text.splitlines(keepends=True)])
+    documents = articles([page_of(row) for row in pages([assets / "benchmarks" / "wikitext2_valid.txt"])])
     assert len(documents) == 60
     page = text[: text.index(" = Craig ")] if " = Craig " in text else text[:50_000]
     assert harness_wikitext(page) == module.wikitext_detokenizer({"page": page})
@@ -97,6 +100,15 @@ def test_wikitext_is_de_tokenised_and_counted_as_theirs(assets: Path) -> None:
         "word": counted["word_perplexity"][1],
         "byte": counted["byte_perplexity"][1],
     }
+
+
+def test_copa_s_official_form_is_asked_as_theirs() -> None:
+    module = theirs("super_glue", "copa", "utils.py")
+    doc = {"premise": "It rained. ", "choice1": "I got wet.", "choice2": "We sang.", "question": "effect", "label": 1}
+    ask: Any = CATALOGUE["copa"].asks["harness"]
+    options = ask.options(copa(Row(doc, "x")))
+    assert {option.context for option in options} == {module.doc_to_text(doc)}
+    assert [option.answer for option in options] == [f" {choice}" for choice in module.doc_to_choice(doc)]
 
 
 def test_sums_are_written_as_theirs() -> None:

@@ -121,6 +121,11 @@ def test_settings_of_a_task_are_ours_or_refused(folder: Path) -> None:
     assert plain.greedy and plain.stop == ("\n",) and plain.max_new_tokens == 7
     drawn = lm._params({"until": "a", "do_sample": True, "top_k": 5, "max_tokens": 3, "max_gen_toks": 9})
     assert (drawn.temperature, drawn.top_k, drawn.stop, drawn.max_new_tokens) == (1.0, 5, ("a",), 9)
+    warm = lm._params({"until": "a", "temperature": 0.7, "top_p": 0.9})  # the harness samples then
+    assert (warm.temperature, warm.top_p, warm.greedy) == (0.7, 0.9, False)
+    assert lm._params({"temperature": 0.0}).greedy and lm._params({}).greedy
+    penalised = lm._params({"do_sample": False, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.3})
+    assert (penalised.temperature, penalised.top_p, penalised.repetition_penalty) == (0.0, 1.0, 1.3)
     with pytest.raises(UserError, match=r"generation_kwargs top_q: .*did you mean 'top_p'|top_k"):
         lm._params({"top_q": 1})
     with pytest.raises(UserError, match="path=FOLDER"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ from fake_scores import FakeScores
 from gpt2.errors import UserError
 from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.detokenize import WIKITEXT
-from gpt2.evaluate.measures import Choose, LastWord, ReadOn, Setting, Shots, Write, mean
+from gpt2.evaluate.measures import Choose, LastWord, ReadOn, Setting, Shots, Write, base, mean
+from gpt2.evaluate.measures.choose import compared
 from gpt2.evaluate.metrics import exact
-from gpt2.evaluate.tasks.texts import WORDS_AND_ENDS, articles, units_of, whole
+from gpt2.evaluate.prompts import Example
+from gpt2.evaluate.score import Scored
+from gpt2.evaluate.tasks.texts import WORDS_AND_ENDS, articles, page_of, pages, units_of, whole
 
 FIVE_LINES = [" \n", " = Lobster = \n", " \n", " It is blue , and 7 @.@ 5 cm long . \n", " Nobody eats it \n"]
 
@@ -56,7 +60,7 @@ def test_units_are_the_published_file_s() -> None:
     assert units_of(text) == {"word": 8, "token": 10, "character": 35, "byte": 36}
 
 
-def test_harness_reads_each_article_by_itself() -> None:
+def test_harness_reads_each_article_by_itself(tmp_path: Path) -> None:
     lines = [
         " \n",
         " = One = \n",
@@ -67,9 +71,10 @@ def test_harness_reads_each_article_by_itself() -> None:
         " = Two = \n",
         " End . \n",
     ]
-    found = articles([{"text": line} for line in lines])
+    (tmp_path / "wiki.test.raw").write_text("".join(lines))
+    found = articles([page_of(row) for row in pages([tmp_path / "wiki.test.raw"])])
     assert [document.text for document in found] == [
-        " = One =\n\nText, here.\n== Part ==\nMore\n",
+        " = One =\n\nText, here.\n== Part ==\nMore ",
         " = Two =\nEnd.\n",
     ]
     assert [document.units["word"] for document in found] == [15, 7]  # with an empty one at each end
@@ -81,6 +86,71 @@ def test_ways_to_compare_options(way: str, guessed: int) -> None:
     scores = FakeScores({" ": {"x": 0.3, "y": 0.2}, "y": {"y": 0.9}})
     items = [{"options": ["x", "yyy"], "gold": guessed}]
     assert figures(Choose("Q:", by={"acc": way}).measure(scores, items, [], Setting())) == {"acc": 1.0}
+
+
+def test_an_option_s_own_spaces_count_as_its_characters() -> None:
+    """As lm-evaluation-harness divides: by len(choice), which is 1 and 4 here, not 1 twice."""
+    scores = FakeScores({" ": {" ": 0.9, "x": 0.05}})
+    items = [{"options": ["x", "   x"], "gold": 1}]
+    summed, each = (Choose("Q:", by={"acc": way}).measure(scores, items, [], Setting()) for way in ("sum", "character"))
+    alone, spaced = math.log(0.05), 3 * math.log(0.9) + math.log(0.05)
+    assert figures(summed) == {"acc": float(spaced > alone)} == {"acc": 0.0}
+    assert figures(each) == {"acc": float(spaced / 4 > alone)} == {"acc": 1.0}
+    assert compared("character", [Scored(-6.0, False, 1)], [], [Example("", "  x ")]) == [-2.0]
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_items_are_scored_some_at_a_time_with_the_same_figures(monkeypatch: pytest.MonkeyPatch, shots: int) -> None:
+    items = [
+        {"options": [f"x{n}", "y"], "gold": n % 2, "before": f"b{n}", "word": "at", "answers": ["a"]} for n in range(8)
+    ]
+    shown = [item | {"before": f"other {n}"} for n, item in enumerate(items)]
+    asks = (
+        Choose("Q {before}:", by={"acc": "sum", "acc_free": "free"}, shots=Shots()),
+        LastWord(token=True, stop_words=frozenset("t"), shots=Shots()),
+        Write("{before}:", lambda text, item: {"em": mean(exact(text, item["answers"]))}, shots=Shots()),
+    )
+    for ask in asks:
+        found, calls = [], []
+        for chunk in (512, 3):
+            monkeypatch.setattr(base, "CHUNK", chunk)
+            scores = Calls()
+            measured = ask.measure(scores, items, shown, Setting(shots, progress=scores.tell))
+            found.append(({name: column.rows for name, column in measured.columns.items()}, measured.facts))
+            calls.append(scores.sizes)
+            assert all(0 <= done <= total for done, total in scores.told) and scores.told
+        assert found[0] == found[1]
+        assert sum(calls[0]) == sum(calls[1]) and max(calls[1], default=0) <= 3 * 4
+        assert not calls[0] or len(calls[1]) == 3 * len(calls[0])
+
+
+class Calls(FakeScores):
+    """How many pairs are scored at a time."""
+
+    def __init__(self) -> None:
+        super().__init__({"a": {"t": 0.5, "z": 0.3}, ":": {"y": 0.3}})
+        self.sizes: list[int] = []
+        self.told: list[tuple[int, int]] = []
+
+    def tell(self, done: int, total: int) -> None:
+        self.told.append((done, total))
+
+    def continuations(self, pairs: Any, progress: Any = None) -> Any:
+        self.sizes.append(len(pairs))
+        if progress:
+            progress(len(pairs), len(pairs))
+        return super().continuations(pairs)
+
+
+def test_windows_of_a_text_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = ReadOn(whole(None), {"ppl": ("perplexity", "byte")}, "bytes")
+    found = []
+    for chunk in (512, 3):
+        monkeypatch.setattr(base, "CHUNK", chunk)
+        scores = Calls()
+        found.append(ask.measure(scores, [{"text": "abcdefghij\n"}], [], Setting(window=4, stride=1)))
+        assert max(scores.sizes) <= chunk and sum(scores.sizes) == 8
+    assert figures(found[0]) == figures(found[1])
 
 
 def test_an_answer_that_is_likely_anyway_counts_for_less() -> None:

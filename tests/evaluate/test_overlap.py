@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gpt2.data.readers import Piece
 from gpt2.evaluate import overlap
 from gpt2.evaluate.overlap import BloomFilter, Hasher, gpt3_n, ngrams, words_of
 
@@ -74,6 +75,30 @@ def test_figures_are_those_of_a_plain_count(
     dirty = [n for n, text in enumerate(tests) if any(gram in seen[sizes[n]] for gram in grams(text, sizes[n]))]
     assert found["dirty"] == dirty and {25, 26} <= set(dirty) and 27 not in dirty
     assert found["dirty %"] == pytest.approx(100 * len(dirty) / 28)
+
+
+class Measured(np.ndarray):  # type: ignore[type-arg]
+    """Words that count how often somebody asks how many they are."""
+
+    times = 0
+
+    def __len__(self) -> int:
+        Measured.times += 1
+        return int(self.shape[0])
+
+
+def test_short_documents_are_counted_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Hasher):
+        def words(self, words: Sequence[str]) -> Any:
+            return super().words(words).view(Measured)
+
+    pieces = [Piece("a short one", True, True) for _ in range(300)]
+    monkeypatch.setattr(Measured, "times", 0)
+    (words,) = overlap.batches(pieces, Counting())
+    assert len(words) == 300 * 4 and Measured.times <= 2 * 300
+    monkeypatch.setattr(overlap, "BATCH", 100)
+    parts = list(overlap.batches(pieces, Hasher()))
+    assert len(parts) > 10 and all(len(part) < 100 + 4 for part in parts)
 
 
 def test_no_n_gram_reaches_from_one_document_into_the_next(tmp_path: Path, gpt2: Callable[..., Any]) -> None:

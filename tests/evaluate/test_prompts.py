@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gpt2.errors import UserError
 from gpt2.evaluate.prompts import Example, Form, Prompt, PromptBuilder, Template, read_examples, shuffled
 from gpt2.tokenizer.bpe import Tokenizer
+from gpt2.tokenizer.train import train_bpe
 
 BYTES = Tokenizer.bytes_only()
 FRENCH = Template("English: {input}\nFrench:")
@@ -54,6 +55,61 @@ def test_no_example_is_the_item_or_cut_and_as_many_stand_there_as_fit(
     if prompt.shots_used < min(len(drawn), len(pool) if form.k is None else form.k):
         assert tokens(form, drawn[: prompt.shots_used + 1], item) + room > context
     assert form.k is None or prompt.shots_used <= form.k
+
+
+class Counted:
+    """A tokenizer that counts what it encodes."""
+
+    def __init__(self) -> None:
+        self.texts = 0
+
+    def encode(self, text: str) -> list[int]:
+        self.texts += 1
+        return BYTES.encode(text)
+
+
+def test_a_pool_of_which_nothing_fits_is_encoded_once_and_not_for_each_item() -> None:
+    pool = [Example(f"{n:0200}:", " yes") for n in range(300)]
+    counted = Counted()
+    builder = PromptBuilder(Form(5), pool, counted, 250)
+    prompts = [builder.build(Example(f"{n:0100}:"), n) for n in range(20)]
+    assert [prompt.shots for prompt in prompts] == [()] * 20
+    assert counted.texts <= 300 + 20 * 8
+
+
+def test_what_is_too_long_for_certain_is_not_tried_in_a_prompt() -> None:
+    pool = [Example(f"{n:0200}:", " yes") for n in range(300)] + [Example("short:", " yes")]
+    counted = Counted()
+    builder = PromptBuilder(Form(5), pool, counted, 250)
+    for number in range(20):
+        assert builder.build(Example(f"{number:0100}:"), number).shots == (pool[-1],)
+    assert counted.texts <= 301 + 20 * 12
+
+
+def test_where_tokens_merge_at_the_joints_the_same_examples_stand_there() -> None:
+    """Joints of "aa" between texts of a and b: whole prompts have fewer tokens than their parts together."""
+    tokenizer = train_bpe(["aaaaaaaa bbbbbbbb " * 200], 263)
+    dice = random.Random(5)
+    pool = [Example("a" * dice.randint(1, 60), "b" * dice.randint(1, 30)) for _ in range(40)]
+    merged = 0
+    for number in range(40):
+        item, context = Example("a" * dice.randint(1, 20)), dice.randint(8, 40)
+        form = Form(None, "aa")
+
+        def fits(shots: Sequence[Example], item: Example = item, context: int = context, form: Form = form) -> bool:
+            return len(tokenizer.encode(form.write(shots, item))) <= context
+
+        order = [pool[n] for n in shuffled(len(pool), random.Random(f"0 {number}"))]
+        drawn = [shot for shot in order if not shot.same(item) and fits([shot])]
+        whole = PromptBuilder(form, pool, tokenizer, context).build(item, number) if fits([]) else None
+        if whole:
+            assert list(whole.shots) == drawn[: whole.shots_used] and fits(whole.shots)
+            assert whole.shots_used == len(drawn) or not fits(drawn[: whole.shots_used + 1])
+            parts = [*(shot.text for shot in whole.shots), item.text]
+            merged += len(whole.ids) < sum(
+                len(tokenizer.encode(part)) for part in ["aa".join([""] * len(parts)), *parts]
+            )
+    assert merged
 
 
 @given(st.integers(0, 40), st.integers())

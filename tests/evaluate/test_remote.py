@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import gpt2 as package
 from gpt2.errors import UserError
 from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.measures import LastWord, ReadOn, Setting
-from gpt2.evaluate.remote import RemoteScorer, scored
+from gpt2.evaluate.remote import Refused, RemoteScorer, scored
+from gpt2.evaluate.runs import probed_apart
 from gpt2.evaluate.score import Scorer
 from gpt2.evaluate.tasks.texts import whole
 from gpt2.evaluate.writing import write
@@ -110,6 +112,90 @@ def test_tasks_run_through_a_server_as_here(both: tuple[RemoteScorer, Scorer]) -
     assert rolled[0].log_likelihood == pytest.approx(near_rolled[0].log_likelihood, rel=1e-4)
     with pytest.raises(UserError, match="a server writes greedily only"):
         write(remote, prompts, Writing(6, beams=4))
+
+
+def limited(served: tuple[str, GPT], most: int) -> Any:
+    """The same, but it refuses to give more than so many log-probabilities, as vLLM does; `asked` counts requests."""
+    asked: list[int] = []
+
+    class Limited(Completions):
+        module = served[1]
+
+        def do_POST(self) -> None:
+            body = self.rfile.peek()[: int(self.headers["Content-Length"])]
+            asked.append(json.loads(body).get("logprobs", 0))
+            if asked[-1] > most:
+                self.send_error(400)
+            else:
+                super().do_POST()
+
+    return Limited, asked
+
+
+@contextmanager
+def serving(handler: Any) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_that_gives_fewer_likeliest_tokens_is_asked_for_fewer(served: tuple[str, GPT]) -> None:
+    handler, asked = limited(served, 20)
+    items = [{"before": "it was the", "word": word} for word in ("sea", "land")]
+    with serving(handler) as url:
+        remote = RemoteScorer(url, "tiny", BYTES, TINY.context_length - 2)
+        measured = LastWord(token=True, stop_words=frozenset("e")).measure(remote, items, [], Setting())
+        assert measured.facts["likeliest_looked_at"] <= 20
+        assert [count for count in asked if count > 1] == [200, 20]
+        assert len(remote.likeliest([BYTES.encode("a")], 200)[0]) <= 20 and asked[-1] == 20  # it is remembered
+    handler, asked = limited(served, 0)
+    with serving(handler) as url, pytest.raises(Refused, match="400"):
+        RemoteScorer(url, "tiny", BYTES, 60).likeliest([BYTES.encode("a")], 200)
+    assert asked == [200, 20, 5]
+
+
+def test_what_a_server_cannot_do_is_left_out_of_the_report(
+    served: tuple[str, GPT], tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    words = write_model(tmp_path / "words")
+    (tmp_path / "copa.jsonl").write_text('{"query": "It rained, so", "choices": ["wet", "dry"], "gold": 0}\n' * 2)
+    row = {"context": "Question: Who?\nAnswer:", "answer": "Ann", "aliases": ["Ann"]}
+    (tmp_path / "triviaqa.jsonl").write_text(json.dumps(row) + "\n")
+    common = ("evaluate", "--model", served[0], "--tokenizer", words, "--data", tmp_path, "--out", tmp_path / "out")
+    ran = gpt2(*common, "--tasks", "triviaqa,copa")
+    assert ran.code == 0, ran.err
+    assert "left out: triviaqa-gpt3-0: is written by beams or draws" in ran.err
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [each["task"] for each in found["results"]] == ["copa"] and set(found["left_out"]) == {"triviaqa-gpt3-0"}
+    assert "triviaqa-gpt3-0: is written" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    ran = gpt2(*common, "--tasks", "triviaqa")
+    assert ran.code == 2 and "no task can be asked: triviaqa-gpt3-0" in ran.err
+
+
+def test_another_model_of_the_same_name_is_refused(
+    served: tuple[str, GPT], tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    words = write_model(tmp_path / "words")
+    (tmp_path / "copa.jsonl").write_text('{"query": "It rained, so", "choices": ["wet", "dry"], "gold": 0}\n' * 2)
+    handler: Any = type("Changing", (Completions,), {"module": served[1]})
+    with serving(handler) as url:
+        common = ("evaluate", "--model", url, "--tokenizer", words, "--data", tmp_path, "--tasks", "copa")
+        assert gpt2(*common, "--out", tmp_path / "out").code == 0
+        assert "done before" in gpt2(*common, "--out", tmp_path / "out").err
+        handler.module = make(scale=4.0, seed=9)
+        ran = gpt2(*common, "--out", tmp_path / "out")
+        assert ran.code == 2 and "holds results of tiny at" in ran.err
+
+
+def test_answers_that_differ_by_rounding_are_the_same_model_s() -> None:
+    probe = [-3.0, -0.5, -7.25]
+    assert not probed_apart({"probe": probe}, {"probe": [value + 0.02 for value in probe]})
+    assert probed_apart({"probe": probe}, {"probe": [-3.0, -0.5, -6.25]})
+    assert not probed_apart({"probe": []}, {"probe": probe}) and not probed_apart({}, {})
 
 
 def test_the_command_takes_a_url(

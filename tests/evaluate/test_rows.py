@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +46,7 @@ GOOD = '{"query": "q", "choices": ["a", "b"], "gold": 0}\n'
         (GOOD + '{"query": "q", "choices": "ab", "gold": 0}\n', "line 2: column 'choices' is \"ab\"; expected a list"),
         (GOOD + '{"query": "q", "choices": [], "gold": 0}\n', "line 2: options []; expected some"),
         (GOOD + '{"query": "q", "choices": ["a", ""], "gold": 0}\n', 'line 2: options ["a", ""]; expected some'),
+        (GOOD + '{"query": "q", "choices": ["a", "  "], "gold": 0}\n', 'piqa.jsonl line 2: options ["a", "  "]'),
         (GOOD + '{"query": "q", "choices": ["a", "b"], "gold": 2}\n', "line 2: the right one is 2, but there are 2"),
         (GOOD + '{"query": "q", "choices": ["a", "b"], "gold": -1}\n', "line 2: the right one is -1, but there are 2"),
         (GOOD + '{"query": "q", "choices": ["a"], "gold": "x"}\n', "line 2: column 'gold' is \"x\"; expected a whole"),
@@ -121,6 +125,34 @@ def test_data_lies_below_the_folder_or_in_one_named_after_the_task(tmp_path: Pat
     assert find(tmp_path, "boolq", ["BoolQ/val.jsonl"]) is None
 
 
+def test_a_pattern_that_several_files_fit_is_refused_unless_one_has_the_plain_name(tmp_path: Path) -> None:
+    for name in ("arc_easy_first400.jsonl", "arc_easy_old.jsonl"):
+        (tmp_path / name).write_text(GOOD)
+    files = CATALOGUE["arc_easy"].forms[1].files
+    with pytest.raises(UserError, match=r"arc_easy\*.jsonl is to be one file, but arc_easy_first400.jsonl, arc_easy_o"):
+        find(tmp_path, "arc_easy", files)
+    (tmp_path / "arc_easy.jsonl").write_text(GOOD)
+    assert find(tmp_path, "arc_easy", files) == [tmp_path / "arc_easy.jsonl"]
+    for name in ("NQ-open.dev.jsonl", "NQ-open.efficientqa.dev.1.1.jsonl"):
+        (tmp_path / name).write_text('{"question": "who", "answer": ["Ann"]}\n')
+    assert load("nq", CATALOGUE["nq"].forms, None, [tmp_path]).test.names == ["NQ-open.dev.jsonl"]
+
+
+def test_a_set_of_one_file_an_article_has_many(tmp_path: Path) -> None:
+    form = CATALOGUE["race_middle"].forms[0]
+    (tmp_path / "RACE/test/middle").mkdir(parents=True)
+    for name in "21":
+        (tmp_path / f"RACE/test/middle/{name}.txt").write_text("{}")
+    assert [path.name for path in find(tmp_path, "race_middle", form.files, form.many) or ()] == ["1.txt", "2.txt"]
+
+
+def test_a_part_of_a_set_is_called_a_part(tmp_path: Path) -> None:
+    (tmp_path / "lambada_first1000.jsonl").write_text('{"text": "He went to Tom"}\n' * 3)
+    assert load("lambada", CATALOGUE["lambada"].forms, None, [tmp_path]).test.split == "test, 3 of 5,153"
+    (tmp_path / "lambada_test.jsonl").write_text('{"text": "He went to Tom"}\n' * 3)
+    assert load("lambada", CATALOGUE["lambada"].forms, None, [tmp_path]).test.split == "test"
+
+
 def test_the_hash_is_of_all_files_that_belong_together(tmp_path: Path) -> None:
     form = Form(("a", "b"), dict, parallel)
     (tmp_path / "a").write_text("1\n")
@@ -132,9 +164,6 @@ def test_the_hash_is_of_all_files_that_belong_together(tmp_path: Path) -> None:
 
 
 def test_the_hub_is_asked_where_no_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-    import types
-
     rows = {"validation": [{"q": "a"}, {"q": "b"}], "train": [{"q": "c"}]}
     fake = types.ModuleType("datasets")
     fake.load_dataset = lambda id, config: rows if id == "right" else 1 / 0  # type: ignore[attr-defined]
@@ -147,6 +176,35 @@ def test_the_hub_is_asked_where_no_file_is_found(tmp_path: Path, monkeypatch: py
         load("t", (), Hub("wrong", dict), [tmp_path])
     with pytest.raises(NoData, match="no split 'test', it has validation, train"):
         load("t", (), Hub("right", dict, split="test"), [tmp_path])
+
+
+class Rows(list[Any]):
+    """As `datasets` gives a split: it knows what it is, and how often it was read."""
+
+    def __init__(self, rows: list[Any], fingerprint: str) -> None:
+        super().__init__(rows)
+        self._fingerprint, self.times = fingerprint, 0
+
+    def __iter__(self) -> Any:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_without_examples_no_training_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test, train = Rows([{"q": "a"}], "f1"), Rows([{"q": "c"}], "f2")
+    fake = types.ModuleType("datasets")
+    fake.load_dataset = lambda id, config: {"validation": test, "train": train}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    hub = Hub("some/set", lambda row: {"q": row.text("q")})
+    assert load("t", (), hub, [tmp_path], examples=False).train is None and train.times == 0
+    found = load("t", (), hub, [tmp_path])
+    assert found.train and found.train.items == [{"q": "c"}] and (test.times, train.times) == (2, 1)
+    test._fingerprint = "f3"
+    assert load("t", (), hub, [tmp_path]).test.sha256 != found.test.sha256 != found.train.sha256
+    (tmp_path / "a.jsonl").write_text('{"q": "a"}\n')
+    (tmp_path / "b.jsonl").write_text("not read\n")
+    forms = (Form(("a.jsonl",), hub.fields, train=("b.jsonl",)),)
+    assert load("t", forms, None, [tmp_path], examples=False).train is None
 
 
 def test_objects_of_lists_are_lists_of_objects() -> None:

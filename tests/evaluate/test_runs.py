@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tiny_models import TINY, make, write_model
 
+from gpt2.evaluate import runs
 from gpt2.evaluate.published import nearest, tables
 from gpt2.evaluate.report import write_report
 
@@ -44,6 +45,8 @@ def data(tmp_path: Path) -> Path:
     (folder / "two_digit_addition.jsonl").write_text(SUMS)
     (folder / "wikitext-2").mkdir()
     (folder / "wikitext-2" / "wiki.test.tokens").write_text(WIKITEXT)
+    (folder / "wikitext-2-raw").mkdir()
+    (folder / "wikitext-2-raw" / "wiki.test.raw").write_text(WIKITEXT)
     return folder
 
 
@@ -150,7 +153,9 @@ def test_few_shot_runs_say_how_many_examples_fitted(
         (["--tasks", "boolq"], "boolq: no data; looked for BoolQ/val.jsonl"),
         (["--tokenizer", "gpt2"], "only a model behind a URL"),
         (["--tasks", "wikitext2", "--stride", "999"], "1 <= stride <= window <= 128"),
-        (["--tasks", "anagrams_2", "--protocol", "harness"], "none of its tasks is asked in this way"),
+        (["--tasks", "piqa,wikitext2", "--window", "999"], "1 <= stride <= window <= 128"),
+        (["--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--tasks", "anagrams_2", "--protocol", "harness"], "--tasks anagrams_2: has no way of asking"),
         (["--tasks", "piqa", "--beside", "README.md"], "--beside README.md: not a results.json"),
     ],
 )
@@ -168,6 +173,45 @@ def test_what_cannot_be_run_is_refused_in_one_line(
     ran = gpt2(*words(model, data, tmp_path / "out", *more))
     assert (ran.code, ran.out) == (2, "") and message in ran.err
     assert len([line for line in ran.err.splitlines() if line.startswith("gpt2:")]) == 1
+    assert not (tmp_path / "out" / "tasks").exists(), "it was scored first"
+
+
+def test_what_a_suite_does_not_ask_stands_in_its_report(
+    model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    ran = gpt2(*words(model, data, tmp_path / "out", "--protocol", "harness"))
+    assert ran.code == 0 and "left out: anagrams_2: has no way of asking in the protocol harness" in ran.err
+    found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert set(found["left_out"]) == {"anagrams_2"}
+    assert "anagrams_2: has no way" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_result_of_an_earlier_run_keeps_its_versions(
+    model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = runs.versions()
+    monkeypatch.setattr(runs, "versions", lambda: {**now, "numpy": "0.1"})
+    assert gpt2(*words(model, data, tmp_path / "out", "--tasks", "piqa")).code == 0
+    monkeypatch.setattr(runs, "versions", lambda: now)
+    assert "done before" in gpt2(*words(model, data, tmp_path / "out", "--tasks", "piqa,add_2")).err
+    found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert [each["versions"]["numpy"] for each in found["results"]] == ["0.1", now["numpy"]]
+    assert found["versions"] == now
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert report.count("; measured with numpy 0.1\n") == 1
+
+
+def test_another_set_than_the_published_figure_s_is_named(
+    model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    (data / "wikitext-2" / "wiki.test.tokens").rename(data / "wikitext-2" / "wiki.valid.tokens")
+    (data / "lambada_test.jsonl").rename(data / "lambada_first.jsonl")
+    ran = gpt2(*words(model, data, tmp_path / "out", "--tasks", "wikitext2,lambada"))
+    assert ran.code == 0 and "WikiText-2 (validation)" in ran.out and "LAMBADA (test, 12 of 5,153)" in ran.out
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "what was asked is validation, the published figure's is test" in report.lower()
+    assert "what was asked is test, 12 of 5,153, the published figure's is test" in report.lower()
+    assert "test set is the usual one" not in report
 
 
 def test_a_wrong_file_stops_the_run_with_its_line(

@@ -7,7 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from gpt2.evaluate.metrics import bleu_sums, drop_scores, exact, f1, first_sentences, left_out, normalize, rouge
+from gpt2.evaluate.metrics import (
+    bleu_sums,
+    drop_scores,
+    exact,
+    f1,
+    first_sentences,
+    left_out,
+    normalize,
+    rouge,
+    sentences,
+)
 from gpt2.evaluate.statistics import Column, macro_f1, perplexity
 
 
@@ -55,6 +65,33 @@ def test_rouge_is_rouge_score_s_and_sums_sentences_up() -> None:
     assert found["rougeL"] == 1.0 and found["rouge2"] < 1.0
     assert first_sentences('He said "no." Then 3.5 m.\n\nGone! More', 3) == 'He said "no."\nThen 3.5 m.\nGone!'
     assert first_sentences("no end", 3) == "no end"
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        "Mr. Obama met the U.S. envoy.",
+        "J. K. Rowling and Dr. Strange (a.k.a. Stephen) met in the U.S. Senate.",
+        "He came at 5 p.m. and left.",
+        '"Stop!" he said.',
+        "It cost approx. 5 dollars, see Fig. 3 and No. 7.",
+        "M. Dupont habite à St. Malo.",
+        "Hr. Braun kommt bzw. Frau Grün.",
+        "1. Wash the pan.",
+        "Well... yes.",
+    ],
+)
+def test_an_abbreviation_does_not_end_a_sentence(one: str) -> None:
+    assert sentences(f"{one} Then  came\nanother!") == [one, "Then came another!"]
+
+
+def test_sentences_end_where_they_do() -> None:
+    assert sentences("It was 1999. He left. So did I. No. They?! Yes") == [
+        *("It was 1999.", "He left.", "So did I.", "No.", "They?!", "Yes")
+    ]
+    assert sentences("it rained. he sang. the end") == ["it rained.", "he sang.", "the end"]  # no capitals at all
+    assert sentences("He said “yes.” Then he left.") == ["He said “yes.”", "Then he left."]
+    assert sentences(" \n") == [] and sentences("...") == ["..."]
 
 
 def test_squad_s_normalisation_and_f1() -> None:

@@ -10,6 +10,7 @@ import pytest
 from fake_scores import FakeScores
 from official_files import SETS
 
+from gpt2.errors import UserError
 from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Data, load
 from gpt2.evaluate.measures import Choose, LastWord, ReadOn, Setting, Write
@@ -24,11 +25,12 @@ FORMS = [(name, place) for name, forms in SETS.items() for place in range(len(fo
 NEEDS_LIBRARIES = {"wmt", "cnn"}
 
 
-def data_of(name: str, folder: Path, place: int = 0) -> Data:
+def data_of(name: str, folder: Path, place: int = 0, protocol: str = "") -> Data:
     for file, text in SETS[name][place].items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text, encoding="utf-8")
-    return load(name, CATALOGUE[name].forms, None, [folder])
+    forms, _ = CATALOGUE[name].source(protocol)
+    return load(name, forms, None, [folder])
 
 
 def test_every_task_has_its_official_files_here() -> None:
@@ -45,6 +47,7 @@ def test_official_files_are_read_and_asked(name: str, place: int, tmp_path: Path
     assert data.test.items and len(data.test.sha256) == 64
     for job in jobs_of(CATALOGUE[name], ["gpt2", "gpt3", "harness"], ["zero", "2"]):
         ask: Any = job.ask
+        data = data_of(name, tmp_path, place, job.protocol)
         if isinstance(ask, Write) and ask.writing.beams + ask.writing.top_k > 2:
             found = written(ask, data, job)
         else:
@@ -144,6 +147,20 @@ def test_harness_prompts_are_the_harness_s(name: str, tmp_path: Path) -> None:
     assert prompt(name, "harness", tmp_path)[0].context == HARNESS[name]
 
 
+def test_harness_sets_copa_s_options_behind_two_spaces(tmp_path: Path) -> None:
+    for protocol, answers in {"harness": ["  i got wet.", "  i sang."], "gpt3": [" i got wet.", " i sang."]}.items():
+        assert [option.answer for option in prompt("copa", protocol, tmp_path)] == answers
+
+
+def test_harness_reads_wikitext_in_its_raw_form(tmp_path: Path) -> None:
+    paper, harness = (data_of("wikitext2", tmp_path, 0, protocol).test for protocol in ("gpt2", "harness"))
+    assert harness.items == [{"page": " = A = \n \n It is , so . \n"}] and harness.names == ["wiki.test.raw"]
+    assert "".join(item["text"] for item in paper.items).split()[3:5] == ["It", "<unk>"]
+    _, hub = CATALOGUE["wikitext2"].source("harness")
+    assert hub and (hub.id, hub.config) == ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1")
+    assert "harness" not in CATALOGUE["wikitext103"].asks  # it has no task of this set
+
+
 def test_triviaqa_in_the_harness_ignores_case_and_punctuation_alone() -> None:
     ask: Any = CATALOGUE["triviaqa"].asks["harness"]
     item = closed("Who?", "J. Lennon", ["Beatles", "The Fab Four!"])
@@ -194,14 +211,26 @@ def test_published_figures_are_of_tasks_and_metrics_that_there_are(tmp_path: Pat
             assert metric in seen[task, table["protocol"]], key
 
 
+def test_a_task_that_is_not_asked_says_why() -> None:
+    plan = find_jobs("quick", "harness", [], [])
+    assert set(plan.skipped) == {"anagrams_2"} and "anagrams_2" not in {job.task.name for job in plan.jobs}
+    assert plan.skipped["anagrams_2"].endswith("in the protocol harness; there is paper (GPT-3)")
+    plan = find_jobs("quick", "paper", ["5"], [])
+    assert set(plan.skipped) == {"wikitext2"} and "takes no examples" in plan.skipped["wikitext2"]
+    assert find_jobs("quick", "both", [], []).skipped == {}
+    for protocol, shots, name in (("harness", [], "anagrams_2"), ("paper", ["5"], "wikitext2")):
+        with pytest.raises(UserError, match=rf"--tasks {name}: "):
+            find_jobs("quick", protocol, shots, ["piqa", name])
+
+
 def test_suites_take_the_papers_numbers_of_examples() -> None:
-    jobs, strict = find_jobs("gpt3-paper", "paper", [], [])
+    jobs, strict, _ = find_jobs("gpt3-paper", "paper", [], [])
     shots = {(job.task.name, job.shots) for job in jobs}
     assert not strict and {job.protocol for job in jobs} == {"gpt3"}
     assert {("hellaswag", 20), ("lambada", 15), ("storycloze", 70), ("openbookqa", 100), ("winograd", 7)} <= shots
     assert ("ptb", 0) in shots and len([name for name, _ in shots if name == "ptb"]) == 1
-    gpt2, _ = find_jobs("gpt2-paper", "both", [], [])
+    gpt2 = find_jobs("gpt2-paper", "both", [], []).jobs
     assert {job.name for job in gpt2} >= {"lambada-gpt2-0", "lambada-harness-0", "nq-gpt2-5", "wikitext2-harness-0"}
-    quick, _ = find_jobs("quick", "paper", [], [])
+    quick = find_jobs("quick", "paper", [], []).jobs
     assert len(quick) == len(SUITES["quick"]) and all(isinstance(job, Job) for job in quick)
     assert isinstance(CATALOGUE["text8"].asks["gpt2"], ReadOn)

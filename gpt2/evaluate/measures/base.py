@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from gpt2.evaluate.data import Fields
 from gpt2.evaluate.prompts import Example, Form, PromptBuilder
@@ -14,6 +14,8 @@ from gpt2.evaluate.steps import Progress
 
 Columns = dict[str, Column]
 Rows = list[tuple[float, ...]]
+CHUNK = 512  # items, or windows of a text, whose tokens are in memory at a time; a multiple of what is written at once
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,27 @@ class Shots:
 
 
 NO_SHOTS = Shots()
+
+
+@dataclass(frozen=True)
+class Chunk(Generic[T]):
+    """Some of the items, the first of which is number `start`, and where to tell how far they are."""
+
+    start: int
+    items: Sequence[T]
+    progress: Progress | None
+
+
+def chunks(items: Sequence[T], progress: Progress | None) -> Iterator[Chunk[T]]:
+    """All items, some at a time: memory does not grow with the task, and what one item's prompts share stays shared."""
+    for start in range(0, len(items), CHUNK):
+        part = items[start : start + CHUNK]
+        yield Chunk(start, part, progress and within(progress, start, len(part), len(items)))
+
+
+def within(progress: Progress, start: int, size: int, total: int) -> Progress:
+    """Progress over a part of all items as progress over all, in thousandths of an item."""
+    return lambda done, parts: progress(round(1000 * (start + size * done / max(1, parts))), 1000 * total)
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:

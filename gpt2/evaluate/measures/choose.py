@@ -7,10 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpt2.evaluate.data import Fields
-from gpt2.evaluate.measures.base import NO_SHOTS, Columns, Measured, Prompts, Rows, Setting, Shots, continuations, fill
+from gpt2.evaluate.measures.base import (
+    NO_SHOTS,
+    Chunk,
+    Columns,
+    Measured,
+    Prompts,
+    Rows,
+    Setting,
+    Shots,
+    chunks,
+    continuations,
+    fill,
+)
 from gpt2.evaluate.metrics import f1 as word_overlap
 from gpt2.evaluate.prompts import Example
-from gpt2.evaluate.score import Scored, Scores, encode_pair
+from gpt2.evaluate.score import Pair, Scored, Scores, encode_pair
 from gpt2.evaluate.statistics import Column
 
 
@@ -18,9 +30,9 @@ from gpt2.evaluate.statistics import Column
 class Choose:
     """The likeliest option by one or more ways of comparing (`by`: metric -> way; the first is the main one).
 
-    Ways: `sum` of log-probabilities, per `token`, per `character` (of the option, without the space before it), or
-    `free`: divided by the probability of the same answer after the context `free` alone. Fields: `options`, `gold`
-    (a place, or several).
+    Ways: `sum` of log-probabilities, per `token`, per `character` (of the option as published, without the one space
+    that the template sets before it), or `free`: divided by the probability of the same answer after the context
+    `free` alone. Fields: `options`, `gold` (a place, or several).
     """
 
     context: str
@@ -39,25 +51,34 @@ class Choose:
     ) -> Measured:
         shown = [self.options(item)[first(item["gold"])] for item in examples] if setting.shots else []
         prompts = Prompts(scores, self.shots, setting, shown, 0)
-        options = [self.options(item) for item in items]
-        texts = [prompts.texts(parts, number) for number, parts in enumerate(options)]
-        pairs = [
-            encode_pair(scores.tokenizer, text, option.answer)
-            for row, parts in zip(texts, options, strict=True)
-            for text, option in zip(row, parts, strict=True)
-        ]
-        alone = [encode_pair(scores.tokenizer, self.free, o.answer) for parts in options for o in parts]
-        alone = alone if "free" in self.by.values() else []
-        found = continuations(scores, [*pairs, *alone], setting.progress)
-        rows = list(cut_up(found[: len(pairs)], options))
-        free = list(cut_up(found[len(pairs) :], options)) if alone else [()] * len(items)
-        guesses = {
-            way: [guess(way, *each) for each in zip(rows, free, options, strict=True)] for way in set(self.by.values())
-        }
+        guesses: dict[str, list[int]] = {way: [] for way in self.by.values()}
+        for chunk in chunks(items, setting.progress):
+            options = [self.options(item) for item in chunk.items]
+            rows, free = self._scored(scores, prompts, options, chunk)
+            for way, places_of_best in guesses.items():
+                places_of_best += [guess(way, *each) for each in zip(rows, free, options, strict=True)]
         columns = {name: right(items, guesses[way]) for name, way in self.by.items()}
         return Measured(
             columns | self._others(items, guesses[next(iter(self.by.values()))]), len(items), prompts.facts()
         )
+
+    def _scored(
+        self, scores: Scores, prompts: Prompts, options: Sequence[Sequence[Example]], chunk: Chunk[Fields]
+    ) -> tuple[list[Sequence[Scored]], list[Sequence[Scored]]]:
+        """Each item's options after its prompt, and, where a way asks for it, after the context `free` alone."""
+        pairs = [
+            encode_pair(scores.tokenizer, text, option.answer)
+            for number, parts in enumerate(options, chunk.start)
+            for text, option in zip(prompts.texts(parts, number), parts, strict=True)
+        ]
+        alone: list[Pair] = []
+        if "free" in self.by.values():
+            alone = [encode_pair(scores.tokenizer, self.free, option.answer) for parts in options for option in parts]
+        found = continuations(scores, [*pairs, *alone], chunk.progress)
+        free: list[Sequence[Scored]] = [()] * len(options)
+        if alone:
+            free = list(cut_up(found[len(pairs) :], options))
+        return list(cut_up(found[: len(pairs)], options)), free
 
     def options(self, item: Fields) -> list[Example]:
         """Context and answer of each option."""
@@ -90,7 +111,7 @@ def compared(way: str, found: Sequence[Scored], free: Sequence[Scored], options:
     if way == "token":
         values = [each.log_likelihood / each.tokens for each in found]
     elif way == "character":
-        values = [value / len(option.answer.strip(" ")) for value, option in zip(values, options, strict=True)]
+        values = [value / len(option.answer.removeprefix(" ")) for value, option in zip(values, options, strict=True)]
     elif way == "free":
         values = [value - alone.log_likelihood for value, alone in zip(values, free, strict=True)]
     elif way != "sum":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpt2.errors import UserError
 from gpt2.evaluate.data import Fields
-from gpt2.evaluate.measures.base import Measured, Setting
-from gpt2.evaluate.score import Pair, Scores, end_of_text, windows
+from gpt2.evaluate.measures.base import Measured, Setting, chunks
+from gpt2.evaluate.prefixes import Ids
+from gpt2.evaluate.score import Pair, Scored, Scores, end_of_text, windows
 from gpt2.evaluate.statistics import Column
 
 
@@ -33,22 +34,19 @@ class ReadOn:
     ) -> Measured:
         if setting.shots:
             raise UserError("a text that is read on takes no examples; leave --shots at 0 for it")
-        window = setting.window or scores.context_length
-        stride = setting.stride or window
-        if not 0 < stride <= window <= scores.context_length:
-            raise UserError(
-                f"--window {window} --stride {stride}: must be 1 <= stride <= window <= {scores.context_length}"
-            )
+        window, stride = window_and_stride(setting.window, setting.stride, scores.context_length)
         documents = self.canonical(items)
         for unit in {unit for _, unit in self.metrics.values()}:
             if not all(document.units[unit] for document in documents) or not documents:
                 raise UserError(f"the text is too short to be measured: it has no {unit}; give more --limit")
-        cut = [list(cut_text(scores, document.text, window, stride)) for document in documents]
-        found = iter(scores.continuations([pair for pairs in cut for pair in pairs], setting.progress))
+        cut = [cut_text(scores, document.text, window, stride) for document in documents]
+        found: list[Scored] = []
+        for chunk in chunks([each for parts in cut for each in parts], setting.progress):
+            found += scores.continuations([each.pair for each in chunk.items], chunk.progress)
         columns = {name: Column(kind) for name, (kind, _) in self.metrics.items()}
-        tokens = 0
-        for document, pairs in zip(documents, cut, strict=True):
-            each = [next(found) for _ in pairs]
+        tokens, left = 0, iter(found)
+        for document, parts in zip(documents, cut, strict=True):
+            each = [next(left) for _ in parts]
             total = sum(part.tokens for part in each)
             tokens += total
             for name, (_, unit) in self.metrics.items():
@@ -65,9 +63,31 @@ class Document:
     units: Mapping[str, int]
 
 
-def cut_text(scores: Scores, text: str, window: int, stride: int) -> Iterator[Pair]:
-    """The windows of `Scores.rolling` as pairs, so that each one's part of the whole is known."""
+def window_and_stride(window: int, stride: int, context: int) -> tuple[int, int]:
+    """What --window and --stride mean to a model with this context; UserError where they cannot be."""
+    window = window or context
+    stride = stride or window
+    if not 0 < stride <= window <= context:
+        raise UserError(f"--window {window} --stride {stride}: must be 1 <= stride <= window <= {context}")
+    return window, stride
+
+
+@dataclass(frozen=True)
+class Part:
+    """A window of a text by its places, as windows that overlap hold each token many times."""
+
+    whole: Ids
+    begin: int
+    silent: int  # the place of the first token that is predicted
+    end: int
+
+    @property
+    def pair(self) -> Pair:
+        return self.whole[self.begin : self.silent], self.whole[self.silent : self.end]
+
+
+def cut_text(scores: Scores, text: str, window: int, stride: int) -> list[Part]:
+    """The windows of `Scores.rolling`, so that each one's part of the whole is known."""
     whole = [*end_of_text(scores.tokenizer), *scores.tokenizer.encode(text)]
-    for reading in windows(whole, window, stride):
-        silent = len(reading.tokens) - len(reading.targets) + 1
-        yield reading.tokens[:silent], reading.targets
+    found = windows(range(len(whole)), window, stride)
+    return [Part(whole, each.tokens[0], each.targets[0], each.targets[-1] + 1) for each in found]

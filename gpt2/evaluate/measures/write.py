@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Fields
-from gpt2.evaluate.measures.base import NO_SHOTS, Columns, Measured, Prompts, Setting, Shots, fill
+from gpt2.evaluate.measures.base import NO_SHOTS, Columns, Measured, Prompts, Setting, Shots, chunks, fill
 from gpt2.evaluate.prompts import Example
 from gpt2.evaluate.score import Scores
 from gpt2.evaluate.statistics import Column
@@ -43,12 +43,14 @@ class Write:
         shown = [self.example(item, setting) for item in examples] if setting.shots else []
         most = min(self.writing.max_new_tokens, scores.context_length // 2)  # a prompt needs its place too
         prompts = Prompts(scores, self.shots, setting, shown, most)
-        asked = [
-            scores.tokenizer.encode(prompts.texts([self.asked(scores, item, setting)], number)[0])
-            for number, item in enumerate(items)
-        ]
         how = replace(self.writing, max_new_tokens=most)
-        texts = write(scores, asked, how, setting.seed, setting.progress)
+        texts: list[str] = []
+        for chunk in chunks(items, setting.progress):
+            asked = [
+                scores.tokenizer.encode(prompts.texts([self.asked(scores, item, setting)], number)[0])
+                for number, item in enumerate(chunk.items, chunk.start)
+            ]
+            texts += write(scores, asked, how, setting.seed + chunk.start, chunk.progress)
         columns: Columns = {}
         for text, item in zip(texts, items, strict=True):
             for name, (kind, sums) in self.score(self.clean(text), item).items():

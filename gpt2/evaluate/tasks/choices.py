@@ -158,12 +158,14 @@ def race(row: Row) -> list[Fields]:
     return found
 
 
-def science(name: str, title: str, files: tuple[str, str], context: str, k: int, hub: tuple[str, str]) -> Task:
+def science(
+    name: str, title: str, files: tuple[str, str], whole: int, context: str, k: int, hub: tuple[str, str]
+) -> Task:
     """ARC and OpenBookQA: normalised by the answer's probability after "Answer:" alone."""
     test, train = files
     forms = (
         Form((test,), arc, train=(train,), split="test"),
-        Form((f"{name}*.jsonl",), llm_foundry, split="test"),
+        Form((f"{name}*.jsonl",), llm_foundry, split="test", whole=whole),
     )
     asks = {
         "gpt3": Choose(context, by={"acc": "free", "acc_token": "token"}, shots=Shots(k=k)),
@@ -186,7 +188,7 @@ def inference_round(number: int) -> Task:
 
 
 def reading(name: str, title: str, level: str) -> Task:
-    forms = (Form((f"RACE/test/{level}/*.txt",), race, race_files, (f"RACE/train/{level}/*.txt",), "test"),)
+    forms = (Form((f"RACE/test/{level}/*.txt",), race, race_files, (f"RACE/train/{level}/*.txt",), "test", many=True),)
     ask = Choose("{question}", by={"acc": "free", "acc_token": "token"}, free="A:", shots=Shots(k=10))
     return Task(name, title, forms, {"gpt3": ask}, Hub("ehovy/race", race_hub, level, "test"))
 
@@ -206,7 +208,7 @@ TASKS = (
         (
             piqa_form("piqa", "valid"),
             piqa_form("physicaliqa-train-dev", "dev"),
-            Form(("piqa*.jsonl",), llm_foundry),
+            Form(("piqa*.jsonl",), llm_foundry, whole=1838),
         ),
         {
             "gpt3": Choose("{question}", shots=Shots(LINES, k=50)),
@@ -243,6 +245,7 @@ TASKS = (
         "arc_easy",
         "ARC (easy)",
         ("ARC-Easy/ARC-Easy-Test.jsonl", "ARC-Easy/ARC-Easy-Train.jsonl"),
+        2376,
         "Question: {question}\nAnswer:",
         50,
         ("allenai/ai2_arc", "ARC-Easy"),
@@ -251,6 +254,7 @@ TASKS = (
         "arc_challenge",
         "ARC (challenge)",
         ("ARC-Challenge/ARC-Challenge-Test.jsonl", "ARC-Challenge/ARC-Challenge-Train.jsonl"),
+        1172,
         "Question: {question}\nAnswer:",
         50,
         ("allenai/ai2_arc", "ARC-Challenge"),
@@ -259,6 +263,7 @@ TASKS = (
         "openbookqa",
         "OpenBookQA",
         ("OpenBookQA-V1-Sep2018/Data/Main/test.jsonl", "OpenBookQA-V1-Sep2018/Data/Main/train.jsonl"),
+        500,
         "{question}",
         100,
         ("allenai/openbookqa", "main"),
@@ -268,7 +273,7 @@ TASKS = (
         "WinoGrande",
         (
             Form(("winogrande_1.1/dev.jsonl",), winogrande, train=("winogrande_1.1/train_xl.jsonl",)),
-            Form(("winogrande*.jsonl",), winogrande_foundry),
+            Form(("winogrande*.jsonl",), winogrande_foundry, whole=1267),
         ),
         {"gpt3": Choose(**BLANK, shots=Shots(LINES, k=50)), "harness": Choose(**BLANK)},
         Hub("allenai/winogrande", winogrande, "winogrande_xl"),

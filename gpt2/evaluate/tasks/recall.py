@@ -93,7 +93,10 @@ TASKS = (
     closed_book(
         "nq",
         "Natural Questions",
-        (Form(("NQ-open*dev*.jsonl",), natural, train=("NQ-open*train*.jsonl",)),),
+        (
+            Form(("NQ-open.dev.jsonl",), natural, train=("NQ-open.train.jsonl",)),
+            Form(("NQ-open*dev*.jsonl",), natural, train=("NQ-open*train*.jsonl",)),
+        ),
         Hub("google-research-datasets/nq_open", natural),
         asks={"gpt2": Write(FROM_MEMORY, by_exact, writing=GREEDY, shots=Shots("\n", k=5))},
         note="GPT-2's paper seeds the context with example pairs and says neither how many nor which: 5 were chosen.",

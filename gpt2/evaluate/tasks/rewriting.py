@@ -109,7 +109,7 @@ TASKS = (
         "CNN/Daily Mail",
         (
             Form(("cnn_dm/test.source", "cnn_dm/test.target"), summary_pair, parallel, split="test"),
-            Form(("cnn_dm/*.story",), summary, stories, split="test"),
+            Form(("cnn_dm/*.story",), summary, stories, split="test", many=True),
         ),
         {"gpt2": Write(TLDR, by_rouge, writing=DRAWN_BY_TWO, trim="article")},
         Hub("abisee/cnn_dailymail", summary, "3.0.0", "test"),

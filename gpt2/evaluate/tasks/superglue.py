@@ -56,13 +56,16 @@ def same_word(row: Row) -> Fields:
 
 
 def copa(row: Row) -> Fields:
+    """`gap`: lm-evaluation-harness begins an option with a space, and sets it behind another one."""
     joint = ("because", "therefore")[row.place("question", ("cause", "effect"))]
     options = [text[:1].lower() + text[1:] for text in (row.text("choice1"), row.text("choice2"))]
-    return {"question": f"{row.text('premise').strip()[:-1]} {joint}", "options": options, "gold": row.number("label")}
+    question = f"{row.text('premise').strip()[:-1]} {joint}"
+    return {"question": question, "options": options, "gold": row.number("label"), "gap": " "}
 
 
 def copa_foundry(row: Row) -> Fields:
-    return {"question": row.text("query").strip(), "options": row.texts("choices"), "gold": row.number("gold")}
+    question = row.text("query").strip()
+    return {"question": question, "options": row.texts("choices"), "gold": row.number("gold"), "gap": ""}
 
 
 def answers(row: Row) -> list[Fields]:
@@ -146,8 +149,8 @@ TASKS = (
         "COPA",
         copa,
         Choose("{question}", shots=Shots("\n", k=32)),
-        Choose("{question}", by=SUM),
-        (Form(("copa*.jsonl",), copa_foundry),),
+        Choose("{question}", " {gap}{option}", by=SUM),
+        (Form(("copa*.jsonl",), copa_foundry, whole=100),),
     ),
     task(
         "rte",

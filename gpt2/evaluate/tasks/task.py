@@ -10,10 +10,15 @@ from typing import Any
 from gpt2.evaluate.data import Form, Hub
 from gpt2.evaluate.measures import Ask
 
+Source = tuple[tuple[Form, ...], "Hub | None"]
+
 
 @dataclass(frozen=True)
 class Task:
-    """`asks`: protocol (see protocols.py) -> way of asking. `note`: what the paper leaves open, and what was chosen."""
+    """`asks`: protocol (see protocols.py) -> way of asking. `note`: what the paper leaves open, and what was chosen.
+
+    The first of `forms` is the set that is usually asked. `sources`: a protocol's own data, where it reads other data.
+    """
 
     name: str
     title: str
@@ -23,3 +28,8 @@ class Task:
     note: str = ""
     folder: Path | None = None  # where the user's own task has its data
     table: Mapping[str, Any] = field(default_factory=dict)  # the user's own task as its file has it
+    sources: Mapping[str, Source] = field(default_factory=dict)
+
+    def source(self, protocol: str) -> Source:
+        """Forms and hub of what this protocol asks."""
+        return self.sources.get(protocol, (self.forms, self.hub))

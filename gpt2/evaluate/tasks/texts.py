@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from gpt2.errors import UserError
 from gpt2.evaluate import detokenize
 from gpt2.evaluate.data import Fields, Form, Hub
 from gpt2.evaluate.measures import Choose, Document, LastWord, ReadOn, Shots
-from gpt2.evaluate.rows import Row, numbered, plain_lines
+from gpt2.evaluate.rows import Row, numbered, open_text, plain_lines
 from gpt2.evaluate.tasks.stop_words import STOP_WORDS
 from gpt2.evaluate.tasks.task import Task
 
@@ -110,15 +112,30 @@ def units_of(published: str) -> dict[str, int]:
     return counts | {"byte": len(published.encode("utf-8"))}
 
 
+def pages(paths: Sequence[Path]) -> Iterator[Row]:
+    """The articles of a file, cut before each title as lm-evaluation-harness's set of them is."""
+    for path in paths:
+        lines = open_text(path).replace("\r\n", "\n").split("\n")
+        titles = [number for number, line in enumerate(lines) if number and is_title(line)]
+        for start, end in pairwise([0, *titles, len(lines)]):
+            page = "\n".join(lines[start:end])
+            if page.strip():
+                yield Row({"page": page}, f"{path} line {start + 1}")
+
+
+def is_title(line: str) -> bool:
+    """Of an article; those of its sections have more signs."""
+    line = line.replace("= = =", "===").replace("= =", "==").strip()
+    return line.startswith("= ") and line.endswith(" =")
+
+
+def page_of(row: Row) -> Fields:
+    return {"page": row.text("page")}
+
+
 def articles(items: Sequence[Fields]) -> list[Document]:
     """lm-evaluation-harness's `wikitext`: each article by itself, de-tokenised its way, words counted its way."""
-    found: list[list[str]] = []
-    for item in items:
-        if re.fullmatch(r" = [^=].*[^=] = \n", item["text"]) or not found:
-            found.append([])
-        found[-1].append(item["text"])
-    pages = ["".join(lines) for lines in found]
-    return [harness_document(page) for page in pages if page.strip()]
+    return [harness_document(item["page"]) for item in items]
 
 
 def harness_document(page: str) -> Document:
@@ -161,7 +178,7 @@ HARNESS = {
     "bits_per_byte": ("bits", "byte"),
 }
 WORDS_AND_ENDS = "words of the published file and one line end a line"
-OPEN = "The test set is the usual one; the paper names neither it, nor the window's stride, nor its de-tokenizer."
+OPEN = "The paper names neither the part that was read, nor the window's stride, nor its de-tokenizer."
 
 
 def wikitext(name: str, title: str, folder: str) -> Task:
@@ -169,13 +186,22 @@ def wikitext(name: str, title: str, folder: str) -> Task:
         Form((f"{folder}/wiki.test.tokens",), lines_of, plain_lines, split="test"),
         Form((f"{folder}/wiki.valid.tokens",), lines_of, plain_lines),
     )
-    short = (Form(("wikitext2_valid.txt",), lines_of, plain_lines),) if name == "wikitext2" else ()
-    asks = {
-        "gpt2": ReadOn(whole(detokenize.WIKITEXT), PER_TOKEN, WORDS_AND_ENDS),
-        "harness": ReadOn(articles, HARNESS, "what white space parts in each article, and bytes, as published"),
-    }
+    ask = ReadOn(whole(detokenize.WIKITEXT), PER_TOKEN, WORDS_AND_ENDS)
     hub = Hub("Salesforce/wikitext", hub_line, f"{folder}-v1", "test")
-    return Task(name, title, forms + short, asks, hub, OPEN)
+    return Task(name, title, forms, {"gpt2": ask}, hub, OPEN)
+
+
+def with_harness(task: Task) -> Task:
+    """WikiText-2, which lm-evaluation-harness reads in its raw form: with the words that `<unk>` stands for."""
+    raw = (
+        Form(("wikitext-2-raw/wiki.test.raw",), page_of, pages, split="test"),
+        Form(("wikitext-2-raw/wiki.valid.raw",), page_of, pages),
+    )
+    hub = Hub("EleutherAI/wikitext_document_level", page_of, "wikitext-2-raw-v1", "test")
+    ask = ReadOn(articles, HARNESS, "what white space parts in each article, and bytes, as published")
+    short = Form(("wikitext2_valid.txt",), lines_of, plain_lines)
+    asks = {**task.asks, "harness": ask}
+    return replace(task, forms=(*task.forms, short), asks=asks, sources={"harness": (raw, hub)})
 
 
 def stream(name: str, title: str, form: tuple[Form, ...], ask: ReadOn, more: str = "", gpt3: bool = False) -> Task:
@@ -204,7 +230,7 @@ TASKS = (
                 ("lambada_development_plain_text.txt",),
                 "test",
             ),
-            Form(("lambada*.jsonl",), lambada, split="test"),
+            Form(("lambada*.jsonl",), lambada, split="test", whole=5153),
         ),
         {
             "gpt2": LastWord(token=True, stop_words=STOP_WORDS),
@@ -218,7 +244,7 @@ TASKS = (
     ),
     book("cbt_cn", "CBT (common nouns)", "CN"),
     book("cbt_ne", "CBT (named entities)", "NE"),
-    wikitext("wikitext2", "WikiText-2", "wikitext-2"),
+    with_harness(wikitext("wikitext2", "WikiText-2", "wikitext-2")),
     wikitext("wikitext103", "WikiText-103", "wikitext-103"),
     stream(
         "ptb",
