@@ -3,12 +3,14 @@
 Ours (`gpt2 train --optimizer adamw`: its own weights, optimizer, take_step) against a plain loop in nanoGPT's manner
 in four configurations (autocast or bfloat16 weights, compiled or not; peers/train_plain.py) and transformers (bfloat16,
 eager and compiled); on a processor without bfloat16 instructions all of them in float32. Same shape, first weights,
-rows, AdamW, allocator and threads; each side is a process of its own, which sleeps between its turns. Turns alternate,
-the order is turned round every time, medians count.
+rows, AdamW, allocator and threads; each side is a process of its own, which sleeps between its turns (`--apart`, as on
+a GPU, where they would not fit beside each other: it is started and warmed up anew for each turn). Turns alternate, the
+order is turned round every time, medians count. A side that dies, for want of memory, is left out and named.
 
     loss     ours and the fastest plain configuration go on to 50 steps: mean of the last five losses
     MFU      (6 (params - wpe) + 6 n_layer n_head head_dim T) FLOPs a token over the peak: the maker's, or measured
-    memory   resident peak (GPU: allocated) over two steps at twice the rows, each side alone, allocator as it comes
+    memory   resident peak over two steps at twice the rows (GPU: allocated, at these rows), each side alone, allocator
+             as it comes
 
     python benchmarks/train.py                         # processor: 124M (2 x 1,024) and 12M (16 x 256)
     python benchmarks/train.py --sizes 12M --rounds 5
@@ -31,7 +33,7 @@ from typing import Any
 
 from peers.train_data import write_tokens
 from peers.train_plain import Shape
-from peers.train_side import Side
+from peers.train_side import Side, Visitor
 
 from gpt2.hardware import cores, processor
 from gpt2.kernels.peak import device_peak
@@ -93,7 +95,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", default=None, help="124M,12M,...")
     parser.add_argument("--dtype", choices=list(PLAIN), help="else what the device multiplies fast")
     parser.add_argument("--sides", default=None, help="else all of the dtype")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=None, help="else 5, on a GPU 3")
+    parser.add_argument("--apart", action="store_true", help="one side at a time, started anew for each turn")
     parser.add_argument("--steps", type=int, default=None, help="of a turn; else by the size")
     parser.add_argument("--only", default="speed,loss,memory")
     parser.add_argument("--allocator", choices=["keep", "default"], default="keep")
@@ -104,6 +107,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--device {args.device}: no GPU on this machine; leave it out to measure the processor")
     if args.quick:
         args.rounds, args.steps, args.sizes = 2, 2, args.sizes or "tiny"
+    on_gpu = args.device.startswith("cuda")
+    args.rounds, args.apart = args.rounds or (3 if on_gpu else 5), args.apart or on_gpu
     args.sizes = (args.sizes or ("124M,12M" if args.device == "cpu" else "124M")).split(",")
     args.dtype = args.dtype or pick_dtype("auto", args.device)
     args.sides = args.sides.split(",") if args.sides else ["ours", *PLAIN[args.dtype], *OTHERS]
@@ -124,7 +129,7 @@ def compare(size: str, scratch: Path, args: argparse.Namespace) -> bool:
     if "speed" in args.only:
         held = compare_speed(size, shape, data, args)
     if "memory" in args.only:
-        compare_memory(size, replace(shape, rows=2 * shape.rows), data, args)
+        compare_memory(size, replace(shape, rows=shape.rows * (2 if args.device == "cpu" else 1)), data, args)
     return held
 
 
@@ -139,7 +144,7 @@ def compare_speed(size: str, shape: Shape, data: Path, args: argparse.Namespace)
         plain = [kind for kind in medians if kind in PLAIN[args.dtype]]
         best = max(plain, key=lambda kind: medians[kind], default=None)
         if best is None or "ours" not in medians:
-            return True
+            return "ours" not in args.sides or "ours" in medians
         ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates[best], strict=True))
         wanted = FASTER[args.device.partition(":")[0]]
         print(f"\nours / {NAMES[best]}, median of {args.rounds} pairs: {ratio:.3f} (wanted: {wanted})", flush=True)
@@ -150,14 +155,17 @@ def compare_speed(size: str, shape: Shape, data: Path, args: argparse.Namespace)
             side.close()
 
 
-def open_sides(kinds: list[str], shape: Shape, data: Path, args: argparse.Namespace) -> dict[str, Side]:
+def open_sides(kinds: list[str], shape: Shape, data: Path, args: argparse.Namespace) -> dict[str, Side | Visitor]:
     """A process for each, one after another, after WARM_UP steps: kernels are compiled, memory is mapped.
 
     With hardly a page fault left the third step may still be slower than those to come: the host has its pages too.
     """
-    sides: dict[str, Side] = {}
+    sides: dict[str, Side | Visitor] = {}
     for kind in kinds:
         options = options_of(kind, args)
+        if args.apart:
+            sides[kind] = Visitor(kind, shape, args.device, data, options, args.allocator, WARM_UP)
+            continue
         side = Side(kind, shape, args.device, data, options, args.allocator)
         begin = side("steps", WARM_UP)["seconds"]
         say(f"{NAMES[kind]}: first step {begin[0]:.1f} s, then {', '.join(f'{seconds:.2f}' for seconds in begin[1:])}")
@@ -171,12 +179,18 @@ def options_of(kind: str, args: argparse.Namespace) -> dict[str, Any]:
     return dtype | ({"recompute": args.recompute} if kind == "ours" else {})
 
 
-def alternate(sides: dict[str, Side], shape: Shape, rounds: int, count: int) -> dict[str, list[float]]:
-    """Tokens a second of each turn of each side."""
+def alternate(sides: dict[str, Side | Visitor], shape: Shape, rounds: int, count: int) -> dict[str, list[float]]:
+    """Tokens a second of each turn of each side; one that dies is left out from there on."""
     rates: dict[str, list[float]] = {kind: [] for kind in sides}
     for number in range(rounds):
         for kind in list(sides) if number % 2 == 0 else list(sides)[::-1]:
-            seconds = sides[kind]("steps", count)["seconds"]
+            try:
+                seconds = sides[kind]("steps", count)["seconds"]
+            except RuntimeError as error:
+                print(f"{NAMES[kind]}: left out ({error})", flush=True)
+                sides.pop(kind).close()
+                del rates[kind]
+                continue
             rates[kind].append(shape.rows * shape.length * count / sum(seconds))
         say(f"round {number + 1}: " + ", ".join(f"{kind} {values[-1]:,.0f}" for kind, values in rates.items()))
     return rates
@@ -200,7 +214,7 @@ def report(
     sys.stdout.flush()
 
 
-def same_loss(ours: Side, plain: Side, steps: int) -> bool:
+def same_loss(ours: Side | Visitor, plain: Side | Visitor, steps: int) -> bool:
     """Both go on to so many steps; the means of their last five losses and whether they are the same."""
     ends = [statistics.fmean(side.losses(steps)[-5:]) for side in (ours, plain)]
     apart = ends[0] / ends[1] - 1
@@ -217,10 +231,13 @@ def compare_memory(size: str, shape: Shape, data: Path, args: argparse.Namespace
     peaks: dict[str, float] = {}
     for name, (kind, options) in ways.items():
         side = Side(kind, shape, args.device, data, options_of(kind, args) | options, "default")
-        peaks[name] = side("peak", 2) / 1e9
+        try:
+            peaks[name] = side("peak", 2) / 1e9
+            say(f"{name}: {peaks[name]:.2f} GB")
+        except RuntimeError as error:
+            print(f"{name}: left out ({error})", flush=True)
         side.close()
-        say(f"{name}: {peaks[name]:.2f} GB")
-    plain = {name: peaks[name] for name, (kind, _) in ways.items() if kind != "ours"}
+    plain = {name: peaks[name] for name, (kind, _) in ways.items() if kind != "ours" and name in peaks}
     print(f"\n{size}: peak memory at {shape.rows} x {shape.length:,}, GB, and as a share of each plain loop's\n")
     print(f"| | GB | {' | '.join(plain)} |\n{'| --- ' * (2 + len(plain))}|")
     for name, peak in peaks.items():

@@ -9,6 +9,7 @@ from gpt2.distributed.recompute import recompute_block
 from gpt2.kernels.peak import device_peak
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
+from gpt2.runtime import say
 from gpt2.train.compiled import compile_blocks
 from gpt2.train.config import OptimConfig
 from gpt2.train.fused_weights import make_optimizer, make_weights
@@ -75,6 +76,8 @@ class OurLoop:
         self.rows.batch = Batch(ids, targets)
         result = take_step(self.run)
         self.run.state.step += 1
+        if result.note:  # fewer rows at a time, for want of memory
+            say(result.note)
         return result.loss
 
 

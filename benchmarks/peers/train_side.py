@@ -61,3 +61,32 @@ class Side:
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
+
+
+class Visitor:
+    """A side whose process lives for one call: on a GPU not all of them fit beside each other."""
+
+    def __init__(
+        self, kind: str, shape: Shape, device: str, data: Path, options: dict[str, Any], allocator: str, warm_up: int
+    ) -> None:
+        self.words, self.warm_up = (kind, shape, device, data, options, allocator), warm_up
+
+    def __call__(self, name: str, *arguments: Any) -> Any:
+        """As Side's, after `warm_up` steps."""
+        side = Side(*self.words)
+        try:
+            side("steps", self.warm_up)
+            return side(name, *arguments)
+        finally:
+            side.close()
+
+    def losses(self, steps: int) -> list[float]:
+        """The losses of its first `steps` steps."""
+        side = Side(*self.words)
+        try:
+            return side.losses(steps)
+        finally:
+            side.close()
+
+    def close(self) -> None:
+        """Nothing is left open."""

@@ -22,9 +22,40 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quick_run() -> None:
     sides = ("--dtype", "float32", "--sides", "ours,float32", "--device", "cpu")
     command = [sys.executable, str(BENCHMARKS / "train.py"), "--quick", *sides]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "| gpt2 (ours) |" in ran.stdout and "loss after 5 steps" in ran.stdout and "peak memory" in ran.stdout
+
+
+def test_one_side_at_a_time_and_one_that_dies_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a GPU, where the sides would not fit beside each other."""
+    import train
+    from peers.train_plain import Shape
+
+    alive: list[str] = []
+
+    class Fake:
+        def __init__(self, kind: str, *words: object) -> None:
+            assert not alive, "beside another"
+            alive.append(kind)
+
+        def __call__(self, name: str, count: int) -> dict[str, list[float]]:
+            if alive == ["bf16"]:
+                raise RuntimeError("its process ended")
+            return {"seconds": [0.5] * count, "losses": [1.0] * count}
+
+        def close(self) -> None:
+            alive.clear()
+
+    monkeypatch.setattr("peers.train_side.Side", Fake)
+    shape = Shape(2, 2, 64, 64, 32, 4)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--device", "cpu", "--apart", "--dtype", "bfloat16"])
+    sides = train.open_sides(["ours", "bf16", "autocast"], shape, tmp_path, train.arguments())
+    assert train.alternate(sides, shape, rounds=3, count=2) == {"ours": [256.0] * 3, "autocast": [256.0] * 3}
+    assert "plain loop, bfloat16 weights: left out (its process ended)" in capsys.readouterr().out
+    assert not alive
 
 
 def test_all_sides_start_from_the_same_loss(tmp_path: Path) -> None:
