@@ -256,12 +256,24 @@ def _csv(path: Path) -> Iterator[Row]:
 
 
 def _tsv(path: Path) -> Iterator[Row]:
-    return _table(path, "\t")
+    return _table(path, "\t", csv.QUOTE_NONE if _has_stray_quotes(path) else csv.QUOTE_MINIMAL)
 
 
-def _table(path: Path, delimiter: str) -> Iterator[Row]:
+def _has_stray_quotes(path: Path) -> bool:
+    """Whether a table with tabs has quotes that are letters: one that its cell does not end with, every line a row."""
+    stray, tabs = False, None
+    for _, line in lines(path):
+        if line.strip():
+            tabs = line.count("\t") if tabs is None else tabs
+            if line.count("\t") != tabs:
+                return False  # a quoted cell goes over several lines
+            stray |= any(cell.startswith('"') and not (cell[1:].endswith('"')) for cell in line.split("\t"))
+    return stray
+
+
+def _table(path: Path, delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    rows = csv.reader((line + "\n" for _, line in lines(path)), delimiter=delimiter, strict=True)
+    rows = csv.reader((line + "\n" for _, line in lines(path)), delimiter=delimiter, quoting=quoting, strict=True)
     begin = 1
     try:
         names = [name.strip() for name in next(filter(_filled, rows), [])]

@@ -65,7 +65,14 @@ def joined(world_size: int | None = None) -> Iterator[Ranks]:
 
 
 def take_place(runtime: Runtime, sizes: MeshSizes) -> Place:
-    """This process's device and mesh; all processes call it together, inside `joined`."""
+    """This process's device and mesh; all processes call it together, inside `joined`.
+
+    A GPU multiplies float32 as TF32 from then on (10 bits of mantissa, sums in float32): several times as fast.
+    """
+    if runtime.device.startswith("cuda"):
+        import torch
+
+        torch.set_float32_matmul_precision("high")
     if sizes.world_size == 1:
         if runtime.device.startswith("cuda:"):
             import torch

@@ -65,7 +65,7 @@ class TrainConfig:
     preset: str = setting("small", "shape to start from: " + ", ".join(PRESETS))
     seed: int = setting(1337, "of weights, data order and dropout")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    dtype: str = setting("auto", "auto, float32, bfloat16 or float16")
+    dtype: str = setting("auto", "auto, float32 (a GPU multiplies it as TF32), bfloat16 or float16")
     max_steps: int | None = setting(None, "optimizer steps; else by max_tokens, max_seconds or epochs, in this order")
     max_tokens: int | None = setting(None, "tokens to train on, turned into max_steps")
     max_seconds: float | None = setting(None, "time to fit into: measured over a few steps, then turned into max_steps")

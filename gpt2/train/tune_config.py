@@ -66,7 +66,7 @@ class TuneConfig:
     dropout: float = setting(0.0, "of the model while it is trained")
     seed: int = setting(1337, "of the split, the order of examples, adapters and dropout")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    dtype: str = setting("auto", "auto, float32, bfloat16 or float16")
+    dtype: str = setting("auto", "auto, float32 (a GPU multiplies it as TF32), bfloat16 or float16")
     epochs: float | None = setting(None, "passes over the examples; else 5 to 1, the fewer the more examples")
     max_steps: int | None = setting(None, "optimizer steps; else by max_seconds or epochs")
     max_seconds: float | None = setting(None, "time to fit into: measured over a few steps, then turned into max_steps")

@@ -179,6 +179,18 @@ def test_a_table_may_have_one_column_quotes_or_blank_lines_in_front(tmp_path: Pa
         assert "fine" in next(read_rows(path, "csv")).fields.values()
 
 
+def test_quotes_in_a_table_with_tabs_may_be_letters(tmp_path: Path) -> None:
+    path = tmp_path / "made.tsv"
+
+    def texts(table: str) -> list[str]:
+        path.write_text(table)
+        return [row.fields["text"] for row in read_rows(path, "tsv")]
+
+    assert texts('text\tlabel\n"Yes .\tpos\nNo ."\tneg\n') == ['"Yes .', 'No ."']
+    assert texts('text\tlabel\n"Hello" she said\tpos\n') == ['"Hello" she said']
+    assert texts('text\tlabel\n"two\nlines"\tpos\n"a ""b"""\tneg\n') == ["two\nlines", 'a "b"']
+
+
 def test_what_fields_mean() -> None:
     def form(*names: str, **columns: str) -> str:
         return find_shape(names, columns, "made line 1").form

@@ -7,9 +7,12 @@ import sys
 import time
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from gpt2.distributed.launch import joined
+from gpt2.distributed.launch import joined, take_place
+from gpt2.distributed.mesh import MeshSizes
+from gpt2.runtime import Runtime
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are forked")
 
@@ -37,3 +40,14 @@ def group(port: int, restarts: int) -> list[int]:
 def test_a_group_that_is_started_anew_does_not_look_for_the_dead_one() -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     assert [group(store.port, restarts) for restarts in range(6)] == [[0, 0]] * 6
+
+
+def test_a_gpu_multiplies_float32_as_tf32_and_a_processor_does_not() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        take_place(Runtime("cpu"), MeshSizes())
+        assert torch.get_float32_matmul_precision() == before == "highest"
+        take_place(Runtime("cuda"), MeshSizes())
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
