@@ -73,7 +73,7 @@ def test_who_is_asked_to_end_does_not_wait_for_the_last_evaluation(
         original(self, run, *rest)
 
     monkeypatch.setattr(Evaluate, "measure", asked_meanwhile)
-    finished = pretrain(tiny(eval_every=100), quiet=True)
+    finished = pretrain(tiny(eval_every=100))
     assert finished.validation is None and "validation broken off" in capsys.readouterr().err
     assert list(steps(finished.folder))[-1].name == f"step_{finished.state.step:08d}", "what was trained is saved"
 
