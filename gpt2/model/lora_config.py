@@ -59,7 +59,7 @@ class LoRAConfig:
             if not any(ends_with(name, target) for name in names):
                 known = [*TARGETS, "c_proj"]
                 raise UserError(
-                    f"target_modules: '{target}' is no matrix of a block of this model{did_you_mean(target, known)}; "
+                    f"target_modules: {target!r} is no matrix of a block of this model{did_you_mean(target, known)}; "
                     f"choose from {', '.join(TARGETS)}"
                 )
         return [name for name in names if any(ends_with(name, target) for target in self.target_modules)]

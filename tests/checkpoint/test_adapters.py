@@ -169,6 +169,7 @@ def test_adapters_of_embeddings_are_refused(targets: list[str], tmp_path: Path) 
         ({"r": 5}, "h.0.attn.c_attn.lora_A is"),
         ({"target_modules": ["c_attn", "c_fc"]}, "h.0.mlp.c_fc.lora_A is missing"),
         ({"target_modules": ["q_proj"]}, "'q_proj' is no matrix"),
+        ({"target_modules": ["q\n"]}, r"'q\n' is no matrix"),
         ({"base_model_name_or_path": 3}, "is no text"),
     ],
     ids=str,
