@@ -40,6 +40,8 @@ MESHES = {  # name -> dp_replicate, dp_shard, tp
     "dp2_fsdp2": (2, 2, 1),
 }
 
+MUON = ["--batch_tokens", "256", "--max_steps", "6", "--save_every", "3", "--keep_last", "9", "--device", "cpu"]
+
 TUNED = ["--max_steps", "10", "--eval_every", "5", "--batch_examples", "8", "--dtype", "float32", "--device", "cpu"]
 FULL, LORA = ["--learning_rate", "1e-3"], ["--method", "lora", "--rank", "4", "--learning_rate", "1e-2"]
 TUNINGS = {  # name -> processes and flags; two share the parameters of `full` and hold those of `lora` each
@@ -63,7 +65,7 @@ def main(folder: Path, tokens: Path) -> None:
         for step in (6, 8):
             shutil.rmtree(resumed / f"step_{step:08d}")
         codes[f"on{count}"] = finish(start(count, ["train", "--resume", str(resumed)]))
-    codes |= half(folder, begin) | meshes(folder, on_meshes) | tuning(folder)
+    codes |= half(folder, begin) | meshes(folder, on_meshes) | tuning(folder) | muon(folder, tokens)
     stopped = folder / "stopped"
     running = start(4, [*begin, str(stopped), *LONG])
     while not (stopped / "step_00000003").exists():
@@ -89,6 +91,20 @@ def meshes(folder: Path, begin: list[str]) -> dict[str, list[int]]:
         words = [f"--{key}={size}" for key, size in zip(("dp_replicate", "dp_shard", "tp"), sizes, strict=True)]
         words += [f"--micro_batch_size={4 * sizes[2]}"]  # tensor parallelism is slow to call: fewer, larger passes
         codes[name] = finish(start(math.prod(sizes), [*begin, str(folder / name), *words]))
+    return codes
+
+
+def muon(folder: Path, tokens: Path) -> dict[str, list[int]]:
+    """The default optimizer, alone and on two shares of two halves of the layers, gone on with by four and by one."""
+    begin = ["train", "--data", str(tokens), *WIDE, *MUON, "--micro_batch_size=8", "--out"]
+    codes = {"muon_alone": finish(start(1, [*begin, str(folder / "muon_alone")]))}
+    codes["muon_mesh"] = finish(start(4, [*begin, str(folder / "muon_mesh"), "--dp_shard=2", "--tp=2"]))
+    for count in (4, 1):
+        resumed = folder / f"muon_on{count}"
+        shutil.copytree(folder / "muon_mesh", resumed, symlinks=True)
+        shutil.rmtree(resumed / "step_00000006")
+        flags = [] if count == 4 else ["--tp=1"]
+        codes[f"muon_on{count}"] = finish(start(count, ["train", "--resume", str(resumed), *flags]))
     return codes
 
 

@@ -69,6 +69,17 @@ def test_a_mesh_has_the_losses_of_one_process(runs: Runs, mesh: str) -> None:
         assert found == pytest.approx(expected, rel=1e-5), f"step {step}"
 
 
+def test_muon_s_steps_are_the_same_where_matrices_are_shared_twice(runs: Runs) -> None:
+    """Shares of halves of layers are put together for it; a checkpoint of them is gone on with by four and by one."""
+    assert runs.codes["muon_alone"] == runs.codes["muon_on1"] == [0]
+    assert runs.codes["muon_mesh"] == runs.codes["muon_on4"] == [0] * 4
+    mesh, alone = runs.trace("muon_mesh"), runs.trace("muon_alone")
+    assert len(alone) == 6 and runs.trace("muon_on4") == mesh
+    for name in ("muon_mesh", "muon_on1"):
+        for found, expected in zip(runs.trace(name), alone, strict=True):
+            assert found == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("run", [name for name, (count, _) in TUNINGS.items() if count > 1])
 def test_two_processes_tune_a_model_as_one_does(runs: Runs, run: str) -> None:
     method = run.partition("_")[0]
