@@ -41,7 +41,7 @@ READ = {
 }  # fmt: skip
 SILENT = {"task_type", "inference_mode", "auto_mapping", "revision", "peft_version", "runtime_config", "eva_config"}
 DEFAULTS = {"bias": "none", "megatron_core": "megatron.core", "qalora_group_size": 16, "init_lora_weights": True}
-HEADS = {"score", "classifier"}  # modules kept whole: what PEFT lists for SEQ_CLS; of these GPT-2 has `score`
+HEADS = ("score", "classifier")  # modules kept whole: what PEFT lists for SEQ_CLS; of these GPT-2 has `score`
 SAME_BASE = ("gaussian", "eva", "orthogonal")  # ways to begin that leave the base alone
 CHOICES = ("exclude_modules", "layers_to_transform", "layers_pattern")
 Floats = npt.NDArray[np.float32]
@@ -243,7 +243,7 @@ def write_adapter(
     """
     from safetensors.torch import save_file
 
-    from gpt2.checkpoint.native import writing
+    from gpt2.checkpoint.write_weights import writing
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {peft_name(name): tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}

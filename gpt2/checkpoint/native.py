@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2 import atomic
+from gpt2.checkpoint.arrays import mapped_tensors
 from gpt2.checkpoint.card import model_card
 from gpt2.checkpoint.hf_config import config_to_hf, hf_can_express
 from gpt2.checkpoint.names import CONV1D, EXTENDED_WEIGHTS, PACKED_WEIGHTS, fitting, weight_files
+from gpt2.checkpoint.write_weights import remove_weights, write_weights
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
 
@@ -38,6 +39,22 @@ def read_weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
         name: pad_vocabulary(name, tensor.to(torch.float32).contiguous(), config)
         for name, tensor in fitting(folder, config, stored_tensors(folder))
     }
+
+
+def weight_reader(folder: Path, config: GPTConfig) -> Callable[[str], Tensor]:
+    """The same one by one, by name, in any order: no more is in memory than what is asked for."""
+    import torch
+
+    if weight_files(folder)[0].suffix != ".safetensors":
+        return read_weights(folder, config).__getitem__
+    mapped = dict(fitting(folder, config, mapped_tensors(folder)))
+
+    def read(name: str) -> Tensor:
+        found = torch.tensor(mapped[name].floats()).contiguous()
+        mapped[name].release()
+        return pad_vocabulary(name, found, config)
+
+    return read
 
 
 def load_module(folder: Path, config: GPTConfig) -> GPT:
@@ -66,13 +83,9 @@ def write_folder(
 
     `settings` are further keys of config.json, or other values for its own.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = dict(hf_tensors(config, state))
     name, other = ("model.safetensors", EXTENDED_WEIGHTS)[:: 1 if hf_can_express(config) else -1]
-    with writing(folder / name), atomic.replacing(folder / name) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_weights(folder, name, hf_tensors(config, state))
     if tokenizer is not None:
         from gpt2.tokenizer.files import save_tokenizer
 
@@ -83,19 +96,8 @@ def write_folder(
     atomic.write_text(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
     atomic.write_text(folder / "README.md", model_card(config, notes or {}, list(values.get("id2label", {}).values())))
     atomic.write_text(folder / "config.json", json.dumps(values, indent=2) + "\n")
-    for stale in (other, PACKED_WEIGHTS):  # of a model that was here before
-        (folder / stale).unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the safetensors library's own write error (a full disk, say) into an OSError that names the file."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(f"{path}: could not be written: {error}") from error
+    remove_weights(folder, other)  # of a model that was here before
+    (folder / PACKED_WEIGHTS).unlink(missing_ok=True)
 
 
 def hf_tensors(config: GPTConfig, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

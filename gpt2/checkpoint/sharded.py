@@ -77,14 +77,32 @@ def load(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 def load_whole(folder: Path, prefix: str = "") -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, whole, under their names without it."""
-    stored = Reader(folder).read_metadata().state_dict_metadata
-    whole = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in stored.items()
-        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
-    }
-    load(whole, folder)
-    return {name.removeprefix(prefix): tensor for name, tensor in whole.items()}
+    return dict(Stored(folder, prefix))
+
+
+class Stored(Mapping[str, Tensor]):
+    """The tensors whose names begin with `prefix`, by their names without it; each is read when it is asked for."""
+
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        self.folder, self.prefix = folder, prefix
+        stored = Reader(folder).read_metadata().state_dict_metadata
+        self.entries = {
+            name.removeprefix(prefix): entry
+            for name, entry in stored.items()
+            if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self.entries[name]
+        tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
+        load({self.prefix + name: tensor}, self.folder)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
 
 def names(folder: Path) -> set[str]:

@@ -90,14 +90,14 @@ def write_rest(folder: Path, step: Step) -> None:
     atomic.write_text(folder / STATE / NUMBERS, json.dumps(step.numbers, indent=1) + "\n")
 
 
-def whole_weights(folder: Path, step: Step) -> dict[str, Tensor]:
-    """The step's weights as they are at hand, or read back from what all processes have just written."""
-    from gpt2.checkpoint.sharded import load_whole
+def whole_weights(folder: Path, step: Step) -> Mapping[str, Tensor]:
+    """The step's weights as they are at hand, or read back one by one from what all processes have just written."""
+    from gpt2.checkpoint.sharded import Stored
 
     mine = {name: piece for name, piece in step.pieces.items() if name.startswith(WEIGHTS)}
     if all(piece.whole for piece in mine.values()):
         return {name.removeprefix(WEIGHTS): piece.local for name, piece in mine.items()}
-    return load_whole(folder / STATE, WEIGHTS)
+    return Stored(folder / STATE, WEIGHTS)
 
 
 def publish(temporary: Path, folder: Path, parts: list[Manifest]) -> None:

@@ -11,7 +11,7 @@ of targets before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -33,10 +33,12 @@ def parallelize(
     dtype: torch.dtype = torch.float32,
     recompute: Recompute = "none",
     compile_blocks: Callable[[GPT], object] | None = None,
+    fill: Callable[[nn.Module, str], None] | None = None,
 ) -> GPT:
     """The same model, changed in place; `dtype` is that of the passes, parameters stay as they are (float32).
 
-    `compile_blocks` compiles the blocks of a model or leaves it: whether that pays is not this file's business.
+    `compile_blocks` compiles the blocks of a model or leaves it: whether that pays is not this file's business. A model
+    on the meta device takes part after part, "h.0." and so on, from `fill`, and each is cut down before the next comes.
     """
     if mesh is not None:
         split_attention(model)
@@ -49,7 +51,7 @@ def parallelize(
     if compile_blocks is not None:
         compile_blocks(model)
     if mesh is not None:
-        apply_sharding(model, mesh, dtype)
+        apply_sharding(model, mesh, dtype, fill)
     return model
 
 
@@ -123,17 +125,33 @@ def apply_tensor_parallel(model: GPT, mesh: DeviceMesh) -> None:
         parallelize_module(block, mesh, plan)
 
 
-def apply_sharding(model: GPT, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+def apply_sharding(
+    model: GPT, mesh: DeviceMesh, dtype: torch.dtype, fill: Callable[[nn.Module, str], None] | None = None
+) -> None:
     """FSDP2: each block a unit; embeddings, last norm and head (tied or not) the root unit."""
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     short = None if dtype == torch.float32 else dtype
     policy = MixedPrecisionPolicy(param_dtype=short, reduce_dtype=torch.float32)
     data = mesh[DATA]
-    for block in model.h:
-        fully_shard(block, mesh=data, mp_policy=policy, reshard_after_forward=mesh["dp_shard"].size() > 1)
+    for name, unit in units(model):
+        if fill is not None:
+            fill(unit, name)
+        if unit in set(model.h):
+            fully_shard(unit, mesh=data, mp_policy=policy, reshard_after_forward=mesh["dp_shard"].size() > 1)
+    if model.config.tie_head:
+        model.lm_head.weight = model.wte.weight
     fully_shard(model, mesh=data, mp_policy=policy)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
+
+
+def units(model: GPT) -> Iterator[tuple[str, nn.Module]]:
+    """The model's parts with the prefixes of their parameters, in the order of these."""
+    for name, part in model.named_children():
+        if part is model.h:
+            yield from ((f"{name}.{index}.", block) for index, block in enumerate(model.h))
+        else:
+            yield f"{name}.", part

@@ -132,22 +132,27 @@ class GPT(nn.Module):
         total = ops.head_loss(*rows, targets.flatten(), IGNORE_INDEX, self.config.vocab_size)
         return total, (targets != IGNORE_INDEX).sum()
 
-    @torch.no_grad()
     def initialise(self) -> None:
-        """N(0, init_std) everywhere, residual projections scaled by 1/sqrt(2 n_layer), norms 1, biases 0."""
-        residual = self.config.init_std / math.sqrt(2 * self.config.n_layer)
+        """First weights, parameter by parameter in their order."""
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif ".ln_" in f".{name}":
-                parameter.fill_(1.0)
-            else:
-                parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else self.config.init_std)
-        self.wte.weight[self.config.vocab_size :] = 0.0
-        self.lm_head.weight[self.config.vocab_size :] = 0.0
+            initialise(name, parameter, self.config)
 
     def parameter_count(self) -> int:
         """Numbers the model is made of: the tied head once, padding rows not at all."""
         padding = self.config.padded_vocab_size - self.config.vocab_size
         rows = self.config.n_embd * (1 if self.config.tie_head else 2) + self.config.head_bias
         return sum(p.numel() for p in self.parameters()) - padding * rows
+
+
+@torch.no_grad()
+def initialise(name: str, parameter: Tensor, config: GPTConfig) -> None:
+    """N(0, init_std), residual projections scaled by 1/sqrt(2 n_layer), norms 1; biases and padding rows 0."""
+    if name.endswith("bias"):
+        parameter.zero_()
+    elif ".ln_" in f".{name}":
+        parameter.fill_(1.0)
+    else:
+        residual = config.init_std / math.sqrt(2 * config.n_layer)
+        parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else config.init_std)
+    if name in ("wte.weight", "lm_head.weight"):
+        parameter[config.vocab_size :] = 0.0

@@ -25,6 +25,7 @@ from gpt2.train.batches import open_batches
 from gpt2.train.compiled import compile_blocks
 from gpt2.train.config import FROM_DATA, TrainConfig
 from gpt2.train.corpus import Corpus
+from gpt2.train.first_weights import Fill, drawn, filler, skeleton, stored, unset
 from gpt2.train.fused_weights import make_optimizer, make_weights
 from gpt2.train.guard import Guard
 from gpt2.train.loop import Run, TrainState
@@ -103,11 +104,14 @@ def resolve_model(config: TrainConfig, corpus: Corpus) -> GPTConfig:
     return replace(model, dropout=config.model.dropout)
 
 
-def build_run(config: TrainConfig, corpus: Corpus, place: Place) -> Run:
-    """Seeded weights (or those to continue from), optimizer and data, at step 0."""
+def build_run(config: TrainConfig, corpus: Corpus, place: Place, anew: bool = True) -> Run:
+    """Seeded weights (or those to continue from), optimizer and data, at step 0.
+
+    Not `anew`: `restore` comes next and sets all of it.
+    """
     assert config.max_steps is not None and config.micro_batch_size is not None
     seed_everything(config.seed)
-    weights = build_weights(config, place)
+    weights = build_weights(config, place, anew)
     seed_dropout(config.seed, place.ranks.data_rank)
     return Run(
         weights=weights,
@@ -124,20 +128,28 @@ def build_run(config: TrainConfig, corpus: Corpus, place: Place) -> Run:
     )
 
 
-def build_weights(config: TrainConfig, place: Place) -> Weights:
-    """The same weights in all processes: new ones, or those to continue from."""
-    model = GPT(config.model) if config.init is None else load_module(Path(config.init), config.model)
-    return lay_out(model, config, place, (config.max_steps or 1) * config.batch_tokens)
+def build_weights(config: TrainConfig, place: Place, anew: bool = True) -> Weights:
+    """The same weights in all processes: new ones, or those to continue from; `anew`: not of a checkpoint to come."""
+    tokens = (config.max_steps or 1) * config.batch_tokens
+    if place.mesh is None:
+        model = GPT(config.model) if config.init is None else load_module(Path(config.init), config.model)
+        return lay_out(model, config, place, tokens)
+    first = drawn(config.model) if config.init is None else stored(Path(config.init), config.model)
+    source = first if anew else unset
+    return lay_out(skeleton(config.model), config, place, tokens, filler(config.model, source))
 
 
-def lay_out(model: GPT, config: RunSettings, place: Place, tokens: float) -> Weights:
-    """A model's weights on this process's device, or on the mesh if there is one, for a run over so many tokens."""
+def lay_out(model: GPT, config: RunSettings, place: Place, tokens: float, fill: Fill | None = None) -> Weights:
+    """A model's weights on this process's device, or on the mesh if there is one, for a run over so many tokens.
+
+    A `skeleton` takes them from `fill` (first_weights.py).
+    """
     dtype: torch.dtype = getattr(torch, config.dtype)
     if place.mesh is None:
         return change_worker(make_weights(model.to(place.device), dtype), config, place, tokens)
     # FSDP moves each block to the device when it has cut it down: a whole model never lies there.
     compile_model = compiler(config, place, tokens)
-    return MeshWeights(parallelize(model, place.mesh, dtype, config.recompute, compile_model), dtype)
+    return MeshWeights(parallelize(model, place.mesh, dtype, config.recompute, compile_model, fill), dtype)
 
 
 def change_worker(weights: Weights, config: RunSettings, place: Place, tokens: float) -> Weights:

@@ -26,15 +26,30 @@ def entries(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield f"{before}.{FUSED}.{part}.{kind}", view
 
 
-def join(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Entries of whole tensors -> a model's parameters: q, k and v laid one under the other again."""
-    joined: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        before, found, rest = name.rpartition(f".{FUSED}.")
-        part, _, kind = rest.partition(".")
-        if not found or not kind:
-            joined[name] = tensor
-        elif part == PARTS[0]:
-            stem = f"{before}.{FUSED}."
-            joined[stem + kind] = torch.cat([tensors[f"{stem}{other}.{kind}"] for other in PARTS])
-    return joined
+class Joined(Mapping[str, Tensor]):
+    """Entries of whole tensors as a model's parameters: q, k and v laid one under the other again.
+
+    Each is put together when it is asked for: until then its entries may lie on a disk.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.parts: dict[str, list[str]] = {}
+        for name in tensors:
+            before, found, rest = name.rpartition(f".{FUSED}.")
+            kind = rest.partition(".")[2]
+            if not found or not kind:
+                self.parts[name] = [name]
+            else:
+                stem = f"{before}.{FUSED}."
+                self.parts[stem + kind] = [f"{stem}{part}.{kind}" for part in PARTS]
+
+    def __getitem__(self, name: str) -> Tensor:
+        parts = [self.tensors[part] for part in self.parts[name]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from gpt2.distributed.shards import global_norm, part
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
-from gpt2.train.entries import join
+from gpt2.train.entries import Joined
 from gpt2.train.weights import Weights
 
 MOST_GATHERED = 2 * 10**9  # parameters: what is larger than this need not fit one process's memory
@@ -62,10 +63,10 @@ class MeshWeights(Weights):
             full = tensor.full_tensor()  # type: ignore[attr-defined]
             if main:
                 whole[name] = full.to(self.dtype)
-        return plain_model(self.master.config, join(whole)) if main else None
+        return plain_model(self.master.config, Joined(whole)) if main else None
 
 
-def plain_model(config: GPTConfig, state: dict[str, Tensor]) -> GPT:
+def plain_model(config: GPTConfig, state: Mapping[str, Tensor]) -> GPT:
     """A model that consists of these tensors; the head is tied where it was."""
     with torch.device("meta"):
         model = GPT(config)

@@ -129,7 +129,7 @@ def resume(
         with alone_in(Path(out), place.ranks, LEAVING if restarted() else 0.0):
             step = find_step(Path(out), place.ranks)
             config = config if config.micro_batch_size else fit_rows(config, place)
-            run = build_run(config if step is None else replace(config, init=None), corpus, place)
+            run = build_run(config if step is None else replace(config, init=None), corpus, place, anew=step is None)
             if step is None:
                 say(f"{out}: no checkpoint yet; starting from step 0")
             else:

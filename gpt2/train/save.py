@@ -29,7 +29,7 @@ from gpt2.model.config import GPTConfig
 from gpt2.runtime import say
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.train.background import Background
-from gpt2.train.entries import join
+from gpt2.train.entries import Joined
 from gpt2.train.faults import disk_error, last_good
 from gpt2.train.loop import Run, StepResult
 from gpt2.train.rng import random_tensors
@@ -188,7 +188,7 @@ class Save:
             notes["Validation loss"] = f"{self.evaluate.latest.loss:.4f} nats per {self.evaluate.latest.per}"
 
         def write(folder: Path, weights: Mapping[str, Tensor]) -> None:
-            self.writer(folder, join(weights), notes)
+            self.writer(folder, Joined(weights), notes)
 
         return write
 

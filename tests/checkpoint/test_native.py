@@ -6,6 +6,9 @@ import json
 import math
 import os
 import pickle
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import BYTES, ODD, TINY, make, state_of, transformers_twin, write_model
 
-from gpt2.checkpoint import hf_config, names, native
+from gpt2.checkpoint import hf_config, names, native, write_weights
 from gpt2.errors import UserError
 from gpt2.model.config import ATTENTION_KINDS, GPTConfig
 from gpt2.model.gpt import GPT
@@ -198,6 +201,49 @@ def test_sharded_weights_are_read_by_their_index(tmp_path: Path) -> None:
     shards[0].unlink()
     with pytest.raises(UserError, match=f"missing {shards[0].name} beside it"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("config", [TINY, replace(TINY, head_bias=True)], ids=["expressible", "extended"])
+def test_a_large_model_is_written_in_several_files_that_others_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: GPTConfig
+) -> None:
+    model = make(config)
+    largest = 4 * max(parameter.numel() for parameter in model.parameters())
+    with monkeypatch.context() as patch:
+        patch.setattr(write_weights.write_weights, "__defaults__", (largest,))
+        write_model(tmp_path, model)
+    files = list(tmp_path.glob("*.safetensors"))
+    assert len(files) > 2 and all(path.stat().st_size < largest + 4096 for path in files)
+    assert same(load(tmp_path), model)
+    if not config.head_bias:
+        theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+        assert torch.allclose(theirs(TOKENS).logits, model(TOKENS), atol=1e-5)
+    write_model(tmp_path, make(seed=1))  # a small one in its place leaves nothing of it
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+    assert same(load(tmp_path), make(seed=1))
+    model = make(config, seed=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(write_weights.write_weights, "__defaults__", (largest,))
+        write_model(tmp_path, model)
+    assert same(load(tmp_path), model)
+
+
+def test_tensors_that_come_one_by_one_are_not_held_together(tmp_path: Path) -> None:
+    """As of a checkpoint of many processes: no more of them is alive than one file has."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        nonlocal most
+        for number in range(40):
+            tensor = torch.ones(1000)
+            alive.append(weakref.ref(tensor))
+            most = max(most, sum(ref() is not None for ref in alive))
+            yield str(number), tensor
+
+    write_weights.write_weights(tmp_path, "model.safetensors", tensors(), most=5 * 4000)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) == 8
+    assert most <= 6  # and the one that had no room
 
 
 @pytest.mark.parametrize(

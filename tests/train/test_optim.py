@@ -9,7 +9,7 @@ from torch import nn
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train.config import OptimConfig
-from gpt2.train.entries import join
+from gpt2.train.entries import Joined
 from gpt2.train.muon import Muon, orthogonalise
 from gpt2.train.optim import Optimizer, sort_parameters
 from gpt2.train.weights import Weights
@@ -127,7 +127,7 @@ def test_entries_cut_the_fused_matrix_in_three_and_join_again() -> None:
     weights = Weights(GPT(CONFIG), torch.float32)
     tensors = weights.tensors()
     assert tensors["h.1.attn.c_attn.k.weight"].shape == (32, 32) and "h.1.attn.c_attn.weight" not in tensors
-    joined = join(tensors)
+    joined = Joined(tensors)
     named = dict(weights.master.named_parameters())
     assert list(joined) == list(named)
     assert all(torch.equal(joined[name], parameter) for name, parameter in named.items())
