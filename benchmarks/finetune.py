@@ -111,6 +111,7 @@ def ours(method: str, folder: Path, scratch: Path, steps: int, side: str) -> tup
         model=str(folder / "model"), data=str(folder / "train.txt"), out=str(scratch / "run"), method=method,
         max_steps=steps, batch_examples=EXAMPLES, val_share=0.0, learning_rate=RATE, schedule="constant",
         warmup_fraction=0.0, weight_decay=0.0, betas=(0.9, 0.999), device="cpu", quiet=True, **adapter,
+        eval_every=steps, save_every=steps,  # one checkpoint, at the end: the peer writes none
     )  # fmt: skip
     lines = [json.loads(line) for line in (scratch / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps_taken = [line for line in lines if "train/loss" in line]

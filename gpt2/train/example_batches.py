@@ -49,9 +49,7 @@ class Rows:
     def batch(self, numbers: NDArray[np.int64], seed: int, ranks: Ranks = ALONE) -> Batch:
         """Rows of these examples, as they fall to this rank: each rank gets as many, the last of them maybe empty."""
         lengths = self.examples.positions[numbers]
-        rows = [[place] for place in range(len(numbers))] if self.paired else pack(lengths, self.room, seed)
-        longest = max(int(lengths[row].sum()) for row in rows)
-        room = min(self.room, -(-longest // self.grain) * self.grain)
+        rows, room = self.laid_out(lengths, seed, ranks.data_size)
         rows += [[] for _ in range(-len(rows) % ranks.data_size)]
         mine = [numbers[row] for row in rows[ranks.data_rank :: ranks.data_size]]
         texts = [[text for number in row for text in self.texts(number)] for row in mine]
@@ -60,6 +58,23 @@ class Rows:
         )
         tokens = sum(text.positions for row in texts for text in row)
         return Batch(inputs, targets, segment_ids, self.extra(mine, texts), tokens)
+
+    def laid_out(self, lengths: NDArray[np.int64], seed: int, ranks: int) -> tuple[list[list[int]], int]:
+        """Which examples share a row, and how long rows are: as few tokens as any length of rows takes, padding too."""
+        if self.paired:
+            return [[place] for place in range(len(lengths))], self.cut(int(lengths.max()))
+        found: tuple[list[list[int]], int] | None = None
+        for room in range(self.cut(int(lengths.max())), self.room + 1, self.grain):
+            rows = pack(lengths, room, seed)
+            room = self.cut(max(int(lengths[row].sum()) for row in rows))
+            if found is None or padded(rows, room, ranks) < padded(*found, ranks):
+                found = rows, room
+        assert found is not None
+        return found
+
+    def cut(self, longest: int) -> int:
+        """How long rows are of which the longest has so many tokens."""
+        return min(self.room, -(-longest // self.grain) * self.grain)
 
     @property
     def paired(self) -> bool:
@@ -88,6 +103,11 @@ class Rows:
             "labels": filled([np.array([text.label for text in row], np.int64) for row in texts], slots),
             "ends": filled(ends, slots),
         }
+
+
+def padded(rows: Sequence[Sequence[int]], room: int, ranks: int) -> int:
+    """Tokens that all ranks together go through, each as many rows."""
+    return -(-len(rows) // ranks) * ranks * room
 
 
 def filled(rows: Sequence[NDArray[np.int64]], slots: int) -> Tensor:
