@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2.data.encoded import Encoded, Encodings, Pairs
+from gpt2.data.packing import pack
 from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.gpt import GPT
@@ -213,3 +214,25 @@ def test_a_rank_without_labelled_texts_hands_over_the_same_names() -> None:
     rows = Rows(together([replace(encoded((30, 3, 0)), label=1)]), CONTEXT)
     empty = [rows.batch(np.array([0]), 0, Ranks(r, r, 2, r, 2)).extra["labels"] for r in range(2)]
     assert sorted((part >= 0).sum().item() for part in empty) == [0, 1]
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=40), st.integers(0, 9), st.sampled_from([1, 2, 4]))
+def test_rows_are_as_long_as_takes_the_fewest_tokens(sizes: list[int], seed: int, ranks: int) -> None:
+    rows = Rows(together([encoded((1, size, 0)) for size in sizes]), 64, grain=8)
+    lengths = rows.examples.positions[np.arange(len(sizes))]
+    found, room = rows.laid_out(lengths, seed, ranks)
+    assert sorted(place for row in found for place in row) == list(range(len(sizes)))
+    assert room % 8 == 0 and all(int(lengths[row].sum()) <= room for row in found)
+    shortest = -(-int(lengths.max()) // 8) * 8
+    for other in range(shortest, 65, 8):
+        count = -(-len(pack(lengths, other, seed)) // ranks) * ranks
+        assert -(-len(found) // ranks) * ranks * room <= count * other
+
+
+def test_a_batch_that_would_leave_half_a_row_empty_gets_shorter_rows() -> None:
+    rows = Rows(together([encoded((1, 35 + 4 * number, number)) for number in range(16)]), 256)
+    lengths = rows.examples.positions[np.arange(16)]  # 1,040 tokens: five rows of 256 hold 1,280
+    found, room = rows.laid_out(lengths, 0, 1)
+    assert len(found) * room < 1.1 * lengths.sum()
+    fixed = Rows(rows.examples, 256, grain=256)  # a GPU's attention is made for one length
+    assert fixed.laid_out(lengths, 0, 1)[1] == 256
