@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2 import atomic
-from gpt2.checkpoint.names import weight_files
 from gpt2.errors import UserError
 from gpt2.model.quant import from_bfloat16
 
@@ -201,9 +200,3 @@ def _with_padding(arrays: Mapping[str, npt.NDArray[Any]]) -> Iterator[tuple[str,
         yield name, array
         if array.nbytes % ALIGNMENT:
             yield f"{PADDING}{number}", np.zeros(-array.nbytes % ALIGNMENT, np.uint8)
-
-
-def mapped_tensors(folder: Path) -> Iterator[tuple[str, Stored]]:
-    """(name, tensor) of a model folder's safetensors files."""
-    for path in weight_files(folder):
-        yield from ArrayFile(path)

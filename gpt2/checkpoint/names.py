@@ -130,6 +130,8 @@ def weight_files(folder: Path) -> list[Path]:
                 raise UserError(f"{index}: damaged: no JSON with a weight_map") from None
             if any(Path(shard).name != shard for shard in shards):
                 raise UserError(f"{index}: names a file outside its folder")
+            if not shards:
+                raise UserError(f"{index}: damaged: it lists no file")
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise UserError(f"{index}: missing {some(missing)} beside it")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2 import atomic
-from gpt2.checkpoint.arrays import mapped_tensors
 from gpt2.checkpoint.card import model_card
 from gpt2.checkpoint.hf_config import config_to_hf, hf_can_express
 from gpt2.checkpoint.names import CONV1D, EXTENDED_WEIGHTS, PACKED_WEIGHTS, fitting, weight_files
@@ -42,19 +41,11 @@ def read_weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
 
 
 def weight_reader(folder: Path, config: GPTConfig) -> Callable[[str], Tensor]:
-    """The same one by one, by name, in any order: no more is in memory than what is asked for."""
+    """The same one by one, by name, in any order: until it is asked for a tensor lies in its mapped file."""
     import torch
 
-    if weight_files(folder)[0].suffix != ".safetensors":
-        return read_weights(folder, config).__getitem__
-    mapped = dict(fitting(folder, config, mapped_tensors(folder)))
-
-    def read(name: str) -> Tensor:
-        found = torch.tensor(mapped[name].floats()).contiguous()
-        mapped[name].release()
-        return pad_vocabulary(name, found, config)
-
-    return read
+    stored = dict(fitting(folder, config, stored_tensors(folder)))
+    return lambda name: pad_vocabulary(name, stored[name].to(torch.float32).contiguous(), config)
 
 
 def load_module(folder: Path, config: GPTConfig) -> GPT:

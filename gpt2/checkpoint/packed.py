@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2 import atomic
-from gpt2.checkpoint.arrays import PADDING, ArrayFile, Stored, damaged, mapped_tensors, write_arrays
+from gpt2.checkpoint.arrays import PADDING, ArrayFile, Stored, damaged, write_arrays
 from gpt2.checkpoint.equalise import Equalised
 from gpt2.checkpoint.hf_config import config_to_hf, read_config
 from gpt2.checkpoint.names import PACKED_WEIGHTS, expected_shapes, fitting, weight_files
@@ -70,7 +70,7 @@ def pack_folder(
     """
     merged = adapter.merged if adapter else lambda name, weight: weight
     if weight_files(folder)[0].suffix == ".safetensors":
-        tensors = dict(fitting(folder, config, mapped_tensors(folder)))
+        tensors = dict(fitting(folder, config, _mapped(folder)))
         read = lambda name: merged(name, tensors[name].floats())  # noqa: E731
         return _pack(config, weights, group, str(folder), read, _releaser(tensors))
     from gpt2.checkpoint.native import read_weights
@@ -172,6 +172,11 @@ def check_format(weights: str) -> None:
         raise UserError(
             f"--weights {weights}: unknown{did_you_mean(weights, FORMATS)}; choose from {', '.join(FORMATS)}"
         )
+
+
+def _mapped(folder: Path) -> Iterator[tuple[str, Stored]]:
+    for path in weight_files(folder):
+        yield from ArrayFile(path)
 
 
 def _releaser(tensors: Mapping[str, Stored]) -> Callable[[str], None]:

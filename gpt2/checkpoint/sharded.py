@@ -8,7 +8,7 @@ classes that belong in it and refuses everything else. Tensors are loaded with `
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,12 @@ def load(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
     Raises UserError where the folder holds other tensors, or is not what `save` writes.
     """
+    load_listed(tensors, folder, Reader(folder).read_metadata())
+
+
+def load_listed(tensors: Mapping[str, Tensor], folder: Path, metadata: Metadata) -> None:
+    """The same by a list that was read before: of a large model it has tens of thousands of entries."""
     reader, wanted = Reader(folder), pieces(tensors)
-    metadata = reader.read_metadata()
     reader.set_up_storage_reader(metadata, True)
     planner = LoadPlanner(wanted, metadata, folder)
     try:
@@ -77,32 +81,48 @@ def load(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 def load_whole(folder: Path, prefix: str = "") -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, whole, under their names without it."""
-    return dict(Stored(folder, prefix))
+    stored = Stored(folder, prefix)
+    return stored.read(list(stored))
 
 
 class Stored(Mapping[str, Tensor]):
-    """The tensors whose names begin with `prefix`, by their names without it; each is read when it is asked for."""
+    """The tensors whose names begin with `prefix`, by their names without it; read when they are asked for.
+
+    Those of one block are read together, from files that are many, and kept until another one's are.
+    """
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         self.folder, self.prefix = folder, prefix
-        stored = Reader(folder).read_metadata().state_dict_metadata
+        self.metadata = Reader(folder).read_metadata()
         self.entries = {
             name.removeprefix(prefix): entry
-            for name, entry in stored.items()
+            for name, entry in self.metadata.state_dict_metadata.items()
             if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
         }
+        self.near: dict[str, Tensor] = {}
+
+    def read(self, names: Sequence[str]) -> dict[str, Tensor]:
+        found = {name: self.entries[name] for name in names}
+        tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in found.items()}
+        load_listed({self.prefix + name: tensor for name, tensor in tensors.items()}, self.folder, self.metadata)
+        return tensors
 
     def __getitem__(self, name: str) -> Tensor:
-        entry = self.entries[name]
-        tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
-        load({self.prefix + name: tensor}, self.folder)
-        return tensor
+        if name not in self.near:
+            self.near.clear()
+            self.near = self.read([other for other in self.entries if block_of(other) == block_of(name)])
+        return self.near[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+def block_of(name: str) -> str:
+    """h.3.attn.c_proj.weight -> h.3; what is in no block stands alone."""
+    return ".".join(name.split(".")[:2]) if name.startswith("h.") else name
 
 
 def names(folder: Path) -> set[str]:

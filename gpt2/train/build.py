@@ -25,7 +25,7 @@ from gpt2.train.batches import open_batches
 from gpt2.train.compiled import compile_blocks
 from gpt2.train.config import FROM_DATA, TrainConfig
 from gpt2.train.corpus import Corpus
-from gpt2.train.first_weights import Fill, drawn, filler, skeleton, stored, unset
+from gpt2.train.first_weights import Fill, Source, drawn, filler, skeleton, stored, unset
 from gpt2.train.fused_weights import make_optimizer, make_weights
 from gpt2.train.guard import Guard
 from gpt2.train.loop import Run, TrainState
@@ -134,8 +134,9 @@ def build_weights(config: TrainConfig, place: Place, anew: bool = True) -> Weigh
     if place.mesh is None:
         model = GPT(config.model) if config.init is None else load_module(Path(config.init), config.model)
         return lay_out(model, config, place, tokens)
-    first = drawn(config.model) if config.init is None else stored(Path(config.init), config.model)
-    source = first if anew else unset
+    source: Source = unset
+    if anew:
+        source = drawn(config.model) if config.init is None else stored(Path(config.init), config.model)
     return lay_out(skeleton(config.model), config, place, tokens, filler(config.model, source))
 
 

@@ -30,6 +30,7 @@ from gpt2.train.loop import Batch
 
 LEAST_ROOM = 256  # tokens of a row, where the context has so many: several short examples share one
 GRAIN = 16  # rows are cut to a multiple of this
+TRIES = 16  # lengths of rows that are compared for a batch
 VALIDATED_TOKENS = {"cpu": 4_096, "cuda": 16_384}  # read at a time: more gain nothing and take memory
 
 
@@ -60,17 +61,23 @@ class Rows:
         return Batch(inputs, targets, segment_ids, self.extra(mine, texts), tokens)
 
     def laid_out(self, lengths: NDArray[np.int64], seed: int, ranks: int) -> tuple[list[list[int]], int]:
-        """Which examples share a row, and how long rows are: as few tokens as any length of rows takes, padding too."""
+        """Which examples share a row, and how long rows are: as few tokens as any of these takes, padding too."""
         if self.paired:
             return [[place] for place in range(len(lengths))], self.cut(int(lengths.max()))
         found: tuple[list[list[int]], int] | None = None
-        for room in range(self.cut(int(lengths.max())), self.room + 1, self.grain):
+        for room in self.rooms(int(lengths.max())):
             rows = pack(lengths, room, seed)
             room = self.cut(max(int(lengths[row].sum()) for row in rows))
             if found is None or padded(rows, room, ranks) < padded(*found, ranks):
                 found = rows, room
         assert found is not None
         return found
+
+    def rooms(self, longest: int) -> list[int]:
+        """Lengths of rows to try: packing thousands of examples takes a while."""
+        shortest = self.cut(longest)
+        step = -(-max(1, (self.room - shortest) // TRIES) // self.grain) * self.grain
+        return sorted({*range(shortest, self.room, step), self.room})
 
     def cut(self, longest: int) -> int:
         """How long rows are of which the longest has so many tokens."""

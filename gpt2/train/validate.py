@@ -76,12 +76,11 @@ def validate(
     length = length or model.config.context_length
     was_training = model.training
     model.eval()
-    rows = max(1, BATCH_TOKENS["cpu" if device == "cpu" else "cuda"] // length)
-    rows = -(-rows // ranks.data_size) * ranks.data_size  # none for show but in the last batch
+    tokens = BATCH_TOKENS["cpu" if device == "cpu" else "cuda"]
     total, targets = 0.0, 0
     goal = min(most_tokens or len(split), len(split))
     start_loss: float | None = None
-    for inputs, wanted in eval_windows(split, length, rows):
+    for inputs, wanted in eval_windows(split, length, max(1, tokens // length)):
         mine = share_of_rows(inputs, 0, ranks), share_of_rows(wanted, IGNORE_INDEX, ranks)
         loss, count = model(*(torch.from_numpy(rows).to(device) for rows in mine))
         nats, scored, ends = ranks.total([float(loss), int(count), float(asked())])

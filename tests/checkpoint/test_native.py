@@ -228,6 +228,33 @@ def test_a_large_model_is_written_in_several_files_that_others_read(
     assert same(load(tmp_path), model)
 
 
+def test_a_save_in_several_files_that_breaks_off_leaves_the_model_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = 4 * max(parameter.numel() for parameter in make().parameters())
+    monkeypatch.setattr(write_weights.write_weights, "__defaults__", (largest,))
+    mine = [tmp_path / "model-fp16.safetensors", tmp_path / "weights-old.safetensors"]
+    for path in mine:
+        path.write_text("a file of the user's")
+    write_model(tmp_path, make())
+    before = {path.name for path in tmp_path.iterdir()}
+
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
+        for number in range(3):
+            yield str(number), torch.ones(largest // 4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_weights.write_weights(tmp_path, "model.safetensors", broken())
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert same(load(tmp_path), make())
+    for seed in (1, 2, 3):
+        write_model(tmp_path, make(seed=seed))
+        assert same(load(tmp_path), make(seed=seed))
+        assert len(list(tmp_path.glob("model-*"))) == len([name for name in before if name.startswith("model-")])
+    assert all(path.read_text() == "a file of the user's" for path in mine)
+
+
 def test_tensors_that_come_one_by_one_are_not_held_together(tmp_path: Path) -> None:
     """As of a checkpoint of many processes: no more of them is alive than one file has."""
     alive: list[weakref.ref[torch.Tensor]] = []
@@ -252,6 +279,7 @@ def test_tensors_that_come_one_by_one_are_not_held_together(tmp_path: Path) -> N
         ('{"weight_map": {"a": "../../secret.safetensors"}}', "outside its folder"),
         ("{}", "damaged"),
         ("[1]", "damaged"),
+        ('{"weight_map": {}}', "lists no file"),
         ("no", "damaged"),
     ],
 )

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.metadata import Metadata
 
 from gpt2.checkpoint.pieces import pieces, snapshot
-from gpt2.checkpoint.sharded import METADATA, load, load_whole, names, save
+from gpt2.checkpoint.sharded import METADATA, Reader, Stored, load, load_whole, names, save
 from gpt2.errors import UserError
 
 SHAPES = {"matrix": (3, 4), "scalar": (), "row": (7,), "cube": (2, 3, 4)}
@@ -49,6 +49,24 @@ def test_a_part_is_loaded_by_its_prefix(tmp_path: Path) -> None:
     assert {name: tensor.shape for name, tensor in load_whole(tmp_path, "b.").items()} == {
         name: torch.Size(shape) for name, shape in SHAPES.items()
     }
+
+
+def test_tensors_are_read_when_they_are_asked_for_a_block_at_a_time_and_the_list_of_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {f"w.h.{block}.{name}": tensor for block in range(3) for name, tensor in table().items()}
+    tensors["w.wte.weight"] = torch.randn(4, 4)
+    save(pieces(tensors), tmp_path)
+    lists, reads = [], []
+    listed, read = Reader.read_metadata, Reader.read_data
+    monkeypatch.setattr(Reader, "read_metadata", lambda self: lists.append(1) or listed(self))
+    monkeypatch.setattr(Reader, "read_data", lambda self, *rest: reads.append(1) or read(self, *rest))
+    stored = Stored(tmp_path, "w.")
+    assert not reads and set(stored) == {name.removeprefix("w.") for name in tensors}
+    for name, tensor in stored.items():
+        assert torch.equal(tensor, tensors[f"w.{name}"])
+        assert len(stored.near) <= len(SHAPES)
+    assert (len(lists), len(reads)) == (1, 4)
 
 
 def test_views_are_written_without_what_they_are_views_of(tmp_path: Path) -> None:
