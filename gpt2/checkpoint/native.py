@@ -32,20 +32,13 @@ def read_weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
 
     Missing tensors and wrong shapes raise one UserError; unexpected ones are named on stderr and left out.
     """
-    import torch
-
-    return {
-        name: pad_vocabulary(name, tensor.to(torch.float32).contiguous(), config)
-        for name, tensor in fitting(folder, config, stored_tensors(folder))
-    }
+    return {name: in_memory(name, tensor, config) for name, tensor in fitting(folder, config, stored_tensors(folder))}
 
 
 def weight_reader(folder: Path, config: GPTConfig) -> Callable[[str], Tensor]:
     """The same one by one, by name, in any order: until it is asked for a tensor lies in its mapped file."""
-    import torch
-
     stored = dict(fitting(folder, config, stored_tensors(folder)))
-    return lambda name: pad_vocabulary(name, stored[name].to(torch.float32).contiguous(), config)
+    return lambda name: in_memory(name, stored[name], config)
 
 
 def load_module(folder: Path, config: GPTConfig) -> GPT:
@@ -135,6 +128,13 @@ def pickled_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path}: not a plain PyTorch weight file (it is no table of names and tensors)")
     return state
+
+
+def in_memory(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
+    """A stored tensor as a model holds it: float32, row after row, vocabulary padded."""
+    import torch
+
+    return pad_vocabulary(name, tensor.to(torch.float32).contiguous(), config)
 
 
 def pad_vocabulary(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:

@@ -193,7 +193,7 @@ def test_without_numba_a_line_says_so(
     way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if way == "kernels":
-        pytest.skip("the way without them")
+        pytest.skip("takes the kernels away itself: once is enough, the other way runs it")
     monkeypatch.undo()
     monkeypatch.setitem(__import__("sys").modules, "gpt2.kernels.choose", None)
     monkeypatch.delattr("gpt2.kernels.choose", raising=False)
