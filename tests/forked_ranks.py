@@ -65,7 +65,13 @@ def main(folder: Path, tokens: Path) -> None:
         for step in (6, 8):
             shutil.rmtree(resumed / f"step_{step:08d}")
         codes[f"on{count}"] = finish(start(count, ["train", "--resume", str(resumed)]))
-    codes |= half(folder, begin) | meshes(folder, on_meshes) | tuning(folder) | muon(folder, tokens)
+    codes |= (
+        short_of_memory(folder, begin)
+        | half(folder, begin)
+        | meshes(folder, on_meshes)
+        | tuning(folder)
+        | muon(folder, tokens)
+    )
     stopped = folder / "stopped"
     running = start(4, [*begin, str(stopped), *LONG])
     while not (stopped / "step_00000003").exists():
@@ -74,6 +80,26 @@ def main(folder: Path, tokens: Path) -> None:
     os.kill(running[2], signal.SIGTERM)
     codes["stopped"] = finish(running)
     print(json.dumps({"codes": codes, "seconds": time.monotonic() - begun}))
+
+
+def short_of_memory(folder: Path, begin: list[str]) -> dict[str, list[int]]:
+    """Two processes, of which the second runs out of memory in step 5, and two that go on with what the first left."""
+    import torch
+
+    from gpt2.train.mesh_weights import MeshWeights
+
+    whole, calls = MeshWeights.backward, []
+
+    def backward(self: MeshWeights, loss: torch.Tensor, last: bool = True) -> None:
+        calls.append(last)
+        if os.environ["RANK"] == "1" and len(calls) == 4 * 4 + 2:  # four micro-batches a step
+            raise torch.OutOfMemoryError("CUDA out of memory (as if)")
+        whole(self, loss, last)
+
+    MeshWeights.backward = backward  # type: ignore[method-assign]
+    codes = {"short": finish(start(2, [*begin, str(folder / "short"), *SHORT]))}
+    MeshWeights.backward = whole  # type: ignore[method-assign]
+    return codes | {"short_again": finish(start(2, ["train", "--resume", str(folder / "short")]))}
 
 
 def half(folder: Path, begin: list[str]) -> dict[str, list[int]]:

@@ -16,10 +16,11 @@ from gpt2.runtime import say
 from gpt2.train.faults import disk_error, last_good
 from gpt2.train.guard import BadStep
 from gpt2.train.live import Live
-from gpt2.train.loop import Hook, Run, TrainState, fit
+from gpt2.train.loop import Hook, OutOfMemory, Run, TrainState, fit
 from gpt2.train.metrics import MetricsFile
 from gpt2.train.save import Found, Save
 from gpt2.train.settings import RunSettings
+from gpt2.train.shortage import note_rows
 from gpt2.train.stop import stopping_on_signals
 
 
@@ -59,6 +60,12 @@ def explaining(run: Run, config: RunSettings) -> Iterator[None]:
         yield
     except BadStep as error:
         raise told_once(run, config, f"{error}; training stopped", type(error)) from error
+    except OutOfMemory as error:
+        if error.rows == 1:
+            raise
+        note_rows(Path(config.out), error.rows)
+        way_out = f"gpt2 {config.command} --resume {quote(config.out)}"
+        raise UserError(f"{error}; go on with half as many: {way_out} (torchrun --max-restarts does so)") from error
     except OSError as error:
         where = f"process {run.ranks.rank}, " if run.ranks.world_size > 1 else ""
         way_out = last_good(Path(config.out), config.command)

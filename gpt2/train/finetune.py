@@ -38,6 +38,7 @@ from gpt2.train.pretrain import LEAVING, began, begin, refuse_a_run
 from gpt2.train.report import Facts, Lines, loss_facts, speed_facts, write_report
 from gpt2.train.restore import find_step, restore
 from gpt2.train.save import Save
+from gpt2.train.shortage import fit_noted
 from gpt2.train.trackers import check_trackers, open_metrics
 from gpt2.train.tune_build import build_run, held_out, mesh_of, resolve, writer_of
 from gpt2.train.tune_config import TuneConfig, compose, what_was_chosen
@@ -155,9 +156,8 @@ def resume(
                 say(f"{out}: no checkpoint yet; starting from step 0")
             else:
                 restore(run, identity(config, lessons), config, step)
-                if "micro_batch_size" in (changes or {}):
-                    run.state.halvings = 0  # of another number of rows
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
+            fit_noted(run, Path(out), chosen="micro_batch_size" in (changes or {}))
             return tune_run(config, lessons, run, place, completer, quiet)
 
 

@@ -15,6 +15,7 @@ from gpt2.checkpoint.native import weight_reader
 from gpt2.distributed.shards import layout
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT, initialise
+from gpt2.model.grow import grower
 from gpt2.train.entries import entries
 
 Source = Callable[[str, torch.Size], Tensor]  # a parameter's name, the fused c_attn's among them, and shape -> values
@@ -42,10 +43,10 @@ def skip_torchs_own(config: GPTConfig) -> None:
             module.to("meta")
 
 
-def stored(folder: Path, config: GPTConfig) -> Source:
-    """From a model folder."""
-    read = weight_reader(folder, config)
-    return lambda name, shape: read(name)
+def stored(folder: Path, config: GPTConfig, vocab_size: int = 0, seed: int = 0) -> Source:
+    """From a model folder of this shape; `vocab_size`, if it is more, and `seed` are `grow_vocabulary`'s."""
+    read, grown = weight_reader(folder, config), grower(config, vocab_size, seed)
+    return lambda name, shape: grown(name, read(name))
 
 
 def unset(name: str, shape: torch.Size) -> Tensor:

@@ -147,7 +147,11 @@ class Run:
 
 
 class OutOfMemory(UserError):
-    """The step does not fit the device's memory, however few rows it takes at a time."""
+    """The step does not fit the device's memory with so many rows at a time, and cannot be taken with fewer here."""
+
+    def __init__(self, message: str, rows: int) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class Hook(Protocol):
@@ -233,17 +237,14 @@ def micro_batch_rows(run: Run, length: int) -> int:
 def halve(run: Run) -> str:
     """Half the micro-batch from now on, or OutOfMemory where that is no way out; says what was done."""
     rows = run.micro_batch_size >> run.state.halvings
-    if run.ranks.world_size > 1:
-        # The others wait in this step's sums: they cannot be asked.
-        raise OutOfMemory(
-            f"process {run.ranks.rank}: out of memory with micro_batch_size = {rows}; go on with --resume and a "
-            "smaller --micro_batch_size"
-        )
     if rows <= 1:
         raise OutOfMemory(
             f"out of memory on {run.device} with one row at a time; use a shorter context_length, a smaller model "
-            "or recompute = full"
+            "or recompute = full",
+            rows,
         )
+    if run.ranks.world_size > 1:  # the others wait in this step's sums: they cannot be asked (shortage.py)
+        raise OutOfMemory(f"process {run.ranks.rank}: out of memory with {rows} rows at a time", rows)
     run.state.halvings += 1
     if run.device.startswith("cuda"):
         torch.cuda.empty_cache()

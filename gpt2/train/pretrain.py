@@ -35,6 +35,7 @@ from gpt2.train.report import write_report
 from gpt2.train.restore import find_step, identity, restore
 from gpt2.train.save import ASKED_FOR, Save, whole_model, write_settings
 from gpt2.train.settings import RunSettings
+from gpt2.train.shortage import fit_noted
 from gpt2.train.trackers import check_trackers, open_metrics
 
 # What a resumed run may be told anew: how the same steps are laid out, and what becomes of a leap that stopped it.
@@ -134,9 +135,8 @@ def resume(
                 say(f"{out}: no checkpoint yet; starting from step 0")
             else:
                 restore(run, identity(corpus), config, step)
-                if "micro_batch_size" in (changes or {}):
-                    run.state.halvings = 0  # of another number of rows
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
+            fit_noted(run, Path(out), chosen="micro_batch_size" in (changes or {}))
             return train_run(config, corpus, run, sampler, quiet)
 
 
@@ -192,7 +192,7 @@ def describe(config: TrainConfig, run: Run, corpus: Corpus, quiet: bool) -> None
         sizes = sizes_of(config, run.ranks.world_size)
         mesh = f"dp_replicate {sizes.dp_replicate} x dp_shard {sizes.dp_shard} x tp {sizes.tp}"
         say(f"{sizes.world_size} processes: {mesh}")
-    rows = run.micro_batch_size * run.ranks.data_size
+    rows = max(1, run.micro_batch_size >> run.state.halvings) * run.ranks.data_size
     micro_steps = -(-config.batch_rows // rows)
     tokens = config.ramp.tokens_before(run.max_steps)
     say(

@@ -32,6 +32,7 @@ from gpt2.train.build import change_worker, lay_out, seed_dropout
 from gpt2.train.classify import build_classifier
 from gpt2.train.completion import CompletionLoss
 from gpt2.train.example_batches import GRAIN, ExampleBatches, Rows, choose_room, validation_batches
+from gpt2.train.first_weights import Fill, filler, skeleton, stored
 from gpt2.train.fused_weights import make_optimizer
 from gpt2.train.guard import Guard
 from gpt2.train.lessons import Lessons, base_hash
@@ -132,28 +133,29 @@ def build_run(config: TuneConfig, lessons: Lessons, place: Place) -> Run:
 
 def build_weights(config: TuneConfig, lessons: Lessons, place: Place) -> tuple[Weights, Objective]:
     """The model of these settings with the head that its examples ask for, and what it is to make small."""
-    model = load_base(config, lessons)
     dtype: torch.dtype = getattr(torch, config.dtype)
     tokens = config.max_steps * lessons.tokens / len(lessons.train) * config.batch_examples  # type: ignore[operator]
+    if place.mesh is not None and not replicated(config, lessons):
+        return lay_out(skeleton(lessons.shape), config, place, tokens, first_weights(config, lessons)), TokenLoss()
+    model = load_base(config, lessons)
     if config.method == "lora":
         model = with_adapter(model.to(place.device), config, dtype)
-        objective = objective_of(config, lessons, model, place)  # a head is hung on when all else is frozen
+        objective = objective_of(config, lessons, model)  # a head is hung on when all else is frozen
         return change_worker(LoRAWeights(model, dtype, place.ranks), config, place, tokens), objective
-    objective = objective_of(config, lessons, model, place)
-    if place.mesh is not None and replicated(config, lessons):
+    objective = objective_of(config, lessons, model)
+    if place.mesh is not None:
         weights = ReplicatedWeights(model.to(place.device), dtype, place.ranks)
         return change_worker(weights, config, place, tokens), objective
     return lay_out(model, config, place, tokens), objective
 
 
-def objective_of(config: TuneConfig, lessons: Lessons, model: GPT, place: Place) -> Objective:
+def objective_of(config: TuneConfig, lessons: Lessons, model: GPT) -> Objective:
     """What is to be made small; the model gets the head that it asks for."""
     if lessons.kind == "label":
         return build_classifier(model, lessons.train, config.lm_weight, read_head(lessons.folder))
     if lessons.kind == "preference":
         return PreferenceLoss(config.beta)
-    sharded = place.mesh is not None and not replicated(config, lessons)
-    return TokenLoss() if sharded else CompletionLoss()
+    return CompletionLoss()
 
 
 def load_base(config: TuneConfig, lessons: Lessons) -> GPT:
@@ -161,6 +163,12 @@ def load_base(config: TuneConfig, lessons: Lessons) -> GPT:
     model = load_module(lessons.folder, replace(read_config(lessons.folder), dropout=config.dropout))
     grow_vocabulary(model, lessons.shape.vocab_size, config.seed)
     return model
+
+
+def first_weights(config: TuneConfig, lessons: Lessons) -> Fill:
+    """The same for a model that no process holds whole."""
+    source = stored(lessons.folder, read_config(lessons.folder), lessons.shape.vocab_size, config.seed)
+    return filler(lessons.shape, source)
 
 
 def with_adapter(model: GPT, config: TuneConfig, dtype: torch.dtype) -> GPT:

@@ -27,6 +27,7 @@ POSITIVE = (  # where they are given
     *("dp_shard", "tp"),
 )
 FEWEST, MOST = 8, 64  # examples of a step that is chosen by their count
+LORA_SHARE = 4  # an adapter learns more by that many times as many steps (docs/log.md)
 BATCH_TOKENS = 32_768  # of such a step, about
 EPOCHS = ((1_000, 5.0), (50_000, 3.0), (500_000, 2.0))  # (below so many examples, passes over them); else 1
 HELD_OUT, MOST_HELD_OUT = 0.1, 2_000  # share of the examples, and the most of them
@@ -35,6 +36,7 @@ NARROWER = {"full": (3, 20.0), "lora": (2, 10.0)}  # power of RATE_WIDTH / width
 CAREFUL = (1, 4.0)  # the same for labels and preferences
 PREFERENCE_TIMES = 0.2  # of preferences over that of other examples: held-out pairs gain more by it
 EVALUATIONS = 10  # of a run
+WRITTEN = ("text", "completion")  # kinds that teach a model what to write
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ class TuneConfig:
     max_steps: int | None = setting(None, "optimizer steps; else by max_seconds or epochs")
     max_seconds: float | None = setting(None, "time to fit into: measured over a few steps, then turned into max_steps")
     patience: int = setting(3, "evaluations without a better one that end the run; 0: it is never ended")
-    batch_examples: int | None = setting(None, "examples of a step; else 8 to 64, the more the more examples")
+    batch_examples: int | None = setting(
+        None, "examples of a step; else 8 to 64 (lora: 16), the more the more examples"
+    )
     micro_batch_size: int | None = setting(None, "rows of a full context at a time; else by free memory")
     learning_rate: float | None = setting(
         None, "else 1e-4 at GPT-2's width of 768, lora 1e-3; larger for narrower models; preferences / 5"
@@ -172,7 +176,7 @@ def compose(path: str | Path | None = None, flags: Sequence[str] = (), **changes
 
 def fit_to_data(config: TuneConfig, model: GPTConfig, examples: int, tokens: int, kind: Kind) -> TuneConfig:
     """Fill in batch, epochs and rate for so many examples of so many tokens together, and a model of this shape."""
-    batch = config.batch_examples or choose_batch(examples, tokens)
+    batch = config.batch_examples or choose_batch(examples, tokens, config.method, kind)
     epochs = config.epochs or next((passes for below, passes in EPOCHS if examples < below), 1.0)
     rate = choose_rate(config.method, kind, model.n_embd)
     return replace(
@@ -185,17 +189,22 @@ def fit_to_data(config: TuneConfig, model: GPTConfig, examples: int, tokens: int
 
 def choose_rate(method: str, kind: Kind, width: int) -> float:
     """The full learning rate for a model of this width."""
-    power, most = NARROWER[method] if kind in ("text", "completion") else CAREFUL
+    power, most = NARROWER[method] if kind in WRITTEN else CAREFUL
     rate = FULL_RATE * min(most, (RATE_WIDTH / width) ** power)
     rate *= LORA_TIMES if method == "lora" else 1.0
     return rate * (PREFERENCE_TIMES if kind == "preference" else 1.0)
 
 
-def choose_batch(examples: int, tokens: int) -> int:
-    """Examples of a step: about half the root of their number, a power of two, and no more than fit BATCH_TOKENS."""
-    wanted = 2 ** round(math.log2(max(1.0, math.sqrt(examples) / 2)))
+def choose_batch(examples: int, tokens: int, method: str, kind: Kind) -> int:
+    """Examples of a step: about half the root of their number, a power of two, and no more than fit BATCH_TOKENS.
+
+    An adapter that learns to write gets a quarter as many.
+    """
+    wanted = min(MOST, 2 ** round(math.log2(max(1.0, math.sqrt(examples) / 2))))
+    if method == "lora" and kind in WRITTEN:
+        wanted //= LORA_SHARE
     fitting = BATCH_TOKENS * examples // max(1, tokens)
-    return max(1, min(max(FEWEST, min(MOST, wanted)), fitting))
+    return max(1, min(max(FEWEST, wanted), fitting))
 
 
 def held_out_share(config: TuneConfig, examples: int) -> float:

@@ -17,6 +17,7 @@ from gpt2.distributed.parallelize import parallelize
 from gpt2.distributed.shards import part
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
+from gpt2.model.grow import grow_vocabulary
 from gpt2.train.entries import entries
 from gpt2.train.first_weights import Source, drawn, filler, skeleton, stored
 
@@ -59,6 +60,15 @@ def test_stored_weights_are_those_of_the_folder(tmp_path: Path) -> None:
     write_model(tmp_path, model)
     own = laid_out(model.config, MESHES[2], stored(tmp_path, model.config))
     first_of(load_module(tmp_path, model.config), own)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_base_gets_the_same_new_rows_on_a_mesh(tmp_path: Path, tied: bool) -> None:
+    base = make(n_embd=32, n_head=4, vocab_size=333, tie_head=tied, head_bias=not tied).config
+    write_model(tmp_path, GPT(base))
+    alone = load_module(tmp_path, base)
+    grow_vocabulary(alone, 340, seed=5)
+    first_of(alone, laid_out(alone.config, MESHES[2], stored(tmp_path, base, 340, seed=5)))
 
 
 MEASURE = """

@@ -107,6 +107,16 @@ def test_the_mesh_that_was_left_to_choose_is_written_down(runs: Runs, run: str, 
     assert mesh in (runs.folder / run / "report.html").read_text(encoding="utf-8")
 
 
+def test_processes_of_which_one_ran_out_of_memory_go_on_with_half_the_rows(runs: Runs) -> None:
+    assert runs.codes["short"] == [2, 2] and runs.codes["short_again"] == [0, 0]
+    assert json.loads((runs.folder / "short" / "out_of_memory.json").read_text()) == {"rows": 2}
+    assert len(runs.trace("short")) == 8
+    for mine, whole in zip(runs.trace("short"), runs.trace("whole"), strict=True):
+        assert mine == pytest.approx(whole, rel=1e-5)
+    newest = newest_good_step(runs.folder / "short")
+    assert newest is not None and '"halvings": 1' in (newest / "train_state" / "state.json").read_text()
+
+
 def test_two_processes_in_bfloat16_go_on_bit_for_bit_from_an_evaluated_step(runs: Runs) -> None:
     assert runs.codes["half"] == runs.codes["half_again"] == [0, 0]
     assert len(runs.trace("half")) == 6

@@ -14,10 +14,12 @@ from torch import Tensor
 from gpt2.distributed.ranks import Ranks
 from gpt2.errors import UserError
 from gpt2.train.config import TrainConfig
+from gpt2.train.drive import explaining
 from gpt2.train.hooks import Log
 from gpt2.train.loop import Run, StepResult, TrainState, take_step
 from gpt2.train.metrics import read_metrics
 from gpt2.train.pretrain import pretrain, resume
+from gpt2.train.shortage import NOTE, fit_noted, note_rows, noted
 from gpt2.train.weights import Weights
 
 Tiny = Callable[..., TrainConfig]
@@ -101,13 +103,36 @@ def test_a_resumed_run_keeps_the_smaller_micro_batch(
     assert trace(resumed.folder) == trace(whole.folder)
 
 
-def test_one_of_several_processes_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_several_processes_notes_what_was_too_much(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(4, ranks=Ranks(rank=1, world_size=2))
     run_out_of_memory(monkeypatch, {1})
-    with pytest.raises(
-        UserError, match="process 1: out of memory with micro_batch_size = 4; go on with --resume and a"
+    with (
+        pytest.raises(UserError, match="process 1: out of memory with 4 rows at a time; go on with half as many: gpt2"),
+        explaining(run, tiny()),
     ):
         take_step(run)
+    assert noted(Path(tiny().out) / NOTE) == 4
+
+
+def test_a_noted_shortage_halves_the_rows_until_they_are_fewer_or_chosen_anew(tmp_path: Path) -> None:
+    note_rows(tmp_path, 3)
+    run = make_run(8)
+    fit_noted(run, tmp_path, chosen=False)
+    assert run.micro_batch_size >> run.state.halvings == 2
+    fit_noted(run, tmp_path, chosen=False)
+    assert run.state.halvings == 2
+    fit_noted(run, tmp_path, chosen=True)
+    assert run.state.halvings == 0
+    fit_noted(run, tmp_path, chosen=False)
+    assert run.state.halvings == 0  # what was chosen last counts
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": null}', '{"row": 1}'])
+def test_a_note_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / NOTE).write_text(text)
+    assert noted(tmp_path / NOTE) is None
 
 
 def test_five_rows_become_two_and_then_one_and_then_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,15 @@ def test_the_count_of_examples_decides_batch_epochs_and_what_is_held_out(
 
 
 def test_long_examples_make_small_batches_and_few_ones_a_single_batch() -> None:
-    assert choose_batch(2_000_000, 2_000_000 * 1024) == 32
+    assert choose_batch(2_000_000, 2_000_000 * 1024, "full", "text") == 32
     assert fit_to_data(TuneConfig(), SMALL, 3, 60, "completion").batch_examples == 3
+
+
+@pytest.mark.parametrize(("examples", "kind", "batch"), [
+    (200, "completion", 8), (3_445, "completion", 8), (100_000, "text", 16), (100_000, "label", 64),
+])  # fmt: skip
+def test_an_adapter_that_writes_takes_smaller_steps(examples: int, kind: Kind, batch: int) -> None:
+    assert choose_batch(examples, 100 * examples, "lora", kind) == batch
 
 
 def test_rates_go_by_width_and_method_unless_they_are_given() -> None:
