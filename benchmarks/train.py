@@ -101,10 +101,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="speed,loss,memory")
     parser.add_argument("--allocator", choices=["keep", "default"], default="keep")
     parser.add_argument("--recompute", choices=["none", "selective", "full"], default="none")
+    parser.add_argument("--fp8", action="store_true", help="ours with 8-bit products (GPUs that have them)")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: no GPU on this machine; leave it out to measure the processor")
+    if args.fp8 and not args.device.startswith("cuda"):
+        parser.error("--fp8: no processor multiplies 8-bit floats; leave it out")
     if args.quick:
         args.rounds, args.steps, args.sizes = 2, 2, args.sizes or "tiny"
     on_gpu = args.device.startswith("cuda")
@@ -176,7 +179,7 @@ def open_sides(kinds: list[str], shape: Shape, data: Path, args: argparse.Namesp
 def options_of(kind: str, args: argparse.Namespace) -> dict[str, Any]:
     """What the side's process is told beside the shape."""
     dtype = {"dtype": args.dtype} if kind in ("ours", *OTHERS) else {}
-    return dtype | ({"recompute": args.recompute} if kind == "ours" else {})
+    return dtype | ({"recompute": args.recompute, "fp8": args.fp8} if kind == "ours" else {})
 
 
 def alternate(sides: dict[str, Side | Visitor], shape: Shape, rounds: int, count: int) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpt2.distributed.recompute import recompute_block
+from gpt2.distributed.parallelize import parallelize
 from gpt2.kernels.peak import device_peak
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
@@ -45,12 +45,13 @@ class OurLoop:
         recompute: str = "none",
         compile: str = "auto",
         dtype: str = "bfloat16",
+        fp8: bool = False,
     ) -> None:
         model = GPT(model_config(shape))
         model.load_state_dict(state)
         number = getattr(torch, dtype)
         weights = make_weights(model.to(device), number)
-        prepare(weights.worker, device, recompute, compile, dtype)
+        prepare(weights.worker, device, recompute, compile, dtype, fp8)
         optim = OptimConfig(
             optimizer="adamw",
             learning_rate=shape.learning_rate,
@@ -81,13 +82,14 @@ class OurLoop:
         return result.loss
 
 
-def prepare(model: GPT, device: str, recompute: str, compile: str, dtype: str) -> None:
-    """Activation recompute and compiled blocks, as `gpt2 train` applies them."""
-    if recompute != "none":
-        for block in model.h:
-            recompute_block(block, recompute == "selective", dice=False)
+def prepare(model: GPT, device: str, recompute: str, compile: str, dtype: str, fp8: bool) -> None:
+    """8-bit products, activation recompute and compiled blocks, as `gpt2 train` applies them."""
     tokens = float(STEPS * model.config.context_length)
-    compile_blocks(model, compile, device, device_peak(device, dtype), tokens)  # type: ignore[arg-type]
+
+    def compiled(worker: GPT) -> None:
+        compile_blocks(worker, compile, device, device_peak(device, dtype), tokens)  # type: ignore[arg-type]
+
+    parallelize(model, None, getattr(torch, dtype), recompute, compiled, fp8=fp8)  # type: ignore[arg-type]
 
 
 def model_config(shape: Shape) -> GPTConfig:

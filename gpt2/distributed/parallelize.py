@@ -1,7 +1,7 @@
-"""A model made fit for many processes, from outside: tensor parallel, then recompute, then compile, then shard.
+"""A model made fit for many processes, from outside: tensor parallel, 8 bits, recompute, compile, shard.
 
 The order matters: recomputation wraps what tensor parallelism left of a block, compilation sees both, and FSDP2 hooks
-around the outcome (torchtitan's order). On one process `mesh` is None and the second and third steps remain.
+around the outcome (torchtitan's order). On one process `mesh` is None and the three in the middle remain.
 
 Tensor parallelism deals out the heads of attention and the columns of the MLP (Shoeybi et al. 2019, section 3). Norms,
 embeddings and the head are alike in its processes: they are few beside a large model's blocks, and FSDP shards them
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from gpt2.distributed.float8 import apply_float8
 from gpt2.distributed.mesh import DATA
 from gpt2.distributed.recompute import recompute_block
 from gpt2.model.gpt import GPT, CausalSelfAttention
@@ -34,6 +35,7 @@ def parallelize(
     recompute: Recompute = "none",
     compile_blocks: Callable[[GPT], object] | None = None,
     fill: Callable[[nn.Module, str], None] | None = None,
+    fp8: bool = False,
 ) -> GPT:
     """The same model, changed in place; `dtype` is that of the passes, parameters stay as they are (float32).
 
@@ -44,6 +46,8 @@ def parallelize(
         split_attention(model)
         if mesh["tp"].size() > 1:
             apply_tensor_parallel(model, mesh["tp"])
+    if fp8:
+        apply_float8(model)
     if recompute != "none":
         for block in model.h:
             dice = any(getattr(part, "dropout", 0.0) > 0.0 for part in block.modules())  # an adapter may have its own

@@ -11,6 +11,7 @@ import torch
 
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
+from gpt2.distributed.float8 import check_float8
 from gpt2.distributed.launch import Place
 from gpt2.distributed.mesh import MeshSizes, check_model, mesh_sizes
 from gpt2.distributed.parallelize import parallelize
@@ -45,13 +46,15 @@ def resolve_shape(config: TrainConfig, corpus: Corpus, runtime: Runtime) -> Trai
     config = replace(config, device=runtime.device, dtype=runtime.dtype, model=model)
     config.check_rows()
     sizes = sizes_of(config, runtime.world_size)
-    check_mesh(config, sizes)
+    check_layout(config, sizes)
     return replace(config, dp_shard=sizes.dp_shard)
 
 
-def check_mesh(config: TrainConfig, sizes: MeshSizes) -> None:
-    """What a mesh cannot do with this model and these batches."""
+def check_layout(config: TrainConfig, sizes: MeshSizes) -> None:
+    """What this device and a mesh cannot do with this model and these batches."""
     check_model(sizes, config.model)
+    if config.fp8:
+        check_float8(config.device, config.dtype, sizes.tp, config.model)
     if config.batch_rows % sizes.data_size:
         raise UserError(
             f"batch_tokens = {config.batch_tokens}: {config.batch_rows} rows of {config.model.context_length} tokens "
@@ -150,14 +153,14 @@ def lay_out(model: GPT, config: RunSettings, place: Place, tokens: float, fill: 
         return change_worker(make_weights(model.to(place.device), dtype), config, place, tokens)
     # FSDP moves each block to the device when it has cut it down: a whole model never lies there.
     compile_model = compiler(config, place, tokens)
-    return MeshWeights(parallelize(model, place.mesh, dtype, config.recompute, compile_model, fill), dtype)
+    return MeshWeights(parallelize(model, place.mesh, dtype, config.recompute, compile_model, fill, config.fp8), dtype)
 
 
 def change_worker(weights: Weights, config: RunSettings, place: Place, tokens: float) -> Weights:
     """What a process that holds a whole model changes of the one that makes the passes; returns the same weights."""
     spared = config.recompute == "selective" and weights.fused  # its blocks keep less already
     recompute = "none" if spared else config.recompute
-    parallelize(weights.worker, None, weights.dtype, recompute, compiler(config, place, tokens))
+    parallelize(weights.worker, None, weights.dtype, recompute, compiler(config, place, tokens), fp8=config.fp8)
     return weights
 
 

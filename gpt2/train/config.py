@@ -81,6 +81,7 @@ class TrainConfig:
     grad_clip: float = setting(1.0, "largest gradient norm; 0: any")
     on_outlier: Literal["keep", "skip", "stop"] = setting("keep", "what to do with a step whose loss or gradient leaps")
     outlier_z: float = setting(6.0, "deviations above the running mean that make a leap")
+    fp8: bool = setting(False, "the blocks' products in 8-bit floats, on GPUs that have them (Ada, Hopper and later)")
     recompute: Literal["none", "selective", "full"] = setting("none", "activations computed again instead of kept")
     compile: Literal["auto", "on", "off"] = setting(
         "auto", "torch.compile; auto: where the run is long enough to repay it"

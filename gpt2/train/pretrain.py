@@ -23,7 +23,7 @@ from gpt2.model.gpt import GPT
 from gpt2.model.sizes import parameters
 from gpt2.runtime import Runtime, say
 from gpt2.tokenizer.bpe import Tokenizer
-from gpt2.train.build import build_run, check_mesh, fit_rows, resolve, resolve_shape, sizes_of
+from gpt2.train.build import build_run, check_layout, fit_rows, resolve, resolve_shape, sizes_of
 from gpt2.train.config import TrainConfig, compose
 from gpt2.train.corpus import Corpus, absolute, open_corpus
 from gpt2.train.drive import Finished, drive
@@ -150,8 +150,8 @@ def reopen(out: Path, changes: Mapping[str, Any]) -> tuple[Runtime, TrainConfig,
     check_trackers(config)
     runtime = Runtime.detect(config.device, config.dtype)
     sizes = sizes_of(config, runtime.world_size)
-    check_mesh(config, sizes)
     config = replace(config, dp_shard=sizes.dp_shard, device=runtime.device)
+    check_layout(config, sizes)
     corpus = open_corpus(config)
     if corpus.train.meta.vocab_size > config.model.vocab_size:
         raise UserError(f"{config.data}: made with another vocabulary since {out} began; prepare it as it was")
@@ -187,6 +187,7 @@ def describe(config: TrainConfig, run: Run, corpus: Corpus, quiet: bool) -> None
     say(
         f"{parameters(model) / 1e6:.1f}M parameters ({model.n_layer} layers of {model.n_embd}, context "
         f"{model.context_length}, vocabulary {model.vocab_size:,}) on {config.device} in {config.dtype}"
+        f"{', blocks multiplied in 8 bits' * config.fp8}"
     )
     if run.ranks.world_size > 1:
         sizes = sizes_of(config, run.ranks.world_size)

@@ -18,6 +18,7 @@ from gpt2.checkpoint.classifier import read_head, write_classifier, write_classi
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.data.examples import ExampleSet, Pairs
+from gpt2.distributed.float8 import check_float8
 from gpt2.distributed.launch import Place
 from gpt2.distributed.mesh import MeshSizes, check_model, mesh_sizes
 from gpt2.errors import UserError
@@ -50,6 +51,8 @@ def mesh_of(config: TuneConfig, lessons: Lessons, world_size: int) -> MeshSizes:
     """How so many processes are laid out. UserError for a layout that this kind of training does not have."""
     sizes = mesh_sizes(world_size, config.dp_replicate, config.dp_shard, config.tp)
     check_model(sizes, lessons.shape)
+    if config.fp8:
+        check_float8(config.device, config.dtype, sizes.tp, lessons.shape)
     if replicated(config, lessons):
         if config.tp > 1 or (config.dp_shard or 1) > 1:
             raise UserError(

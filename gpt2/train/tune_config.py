@@ -87,6 +87,7 @@ class TuneConfig:
     grad_clip: float = setting(1.0, "largest gradient norm; 0: any")
     on_outlier: Literal["keep", "skip", "stop"] = setting("keep", "what to do with a step whose loss or gradient leaps")
     outlier_z: float = setting(6.0, "deviations above the running mean that make a leap")
+    fp8: bool = setting(False, "the blocks' products in 8-bit floats, on GPUs that have them (Ada, Hopper and later)")
     recompute: Literal["none", "selective", "full"] = setting("none", "activations computed again instead of kept")
     compile: Literal["auto", "on", "off"] = setting("off", "torch.compile")
     dp_replicate: int = setting(1, "groups of processes that hold the model each")
@@ -124,6 +125,8 @@ class TuneConfig:
         if self.method == "lora":
             if self.add_tokens:
                 raise UserError("--add_tokens: an adapter leaves the vocabulary as it is; use --method full")
+            if self.fp8:
+                raise UserError("--fp8: an adapter's frozen matrices have formats of their own (--base_weights)")
             return
         for name in ("base_weights", "rank", "alpha", "lora_dropout", "targets"):
             if getattr(self, name) != getattr(TuneConfig, name):
