@@ -30,7 +30,7 @@ class Product(torch.autograd.Function):
         ctx.has_bias = bias is not None
         out = multiply(rows, matrix.T, row_scale, matrix_scale, x.dtype, fast=True)
         out = out if bias is None else out + bias
-        return out.unflatten(0, x.shape[:-1])
+        return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -41,7 +41,7 @@ class Product(torch.autograd.Function):
         by_x = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
             by_x = multiply(back, by_columns(matrix), back_scale, matrix_scale, grad.dtype)
-            by_x = by_x.unflatten(0, grad.shape[:-1])
+            by_x = by_x.view(*grad.shape[:-1], -1)
         if ctx.needs_input_grad[1]:
             by_weight = multiply(back.T.contiguous(), by_columns(rows), back_scale, row_scale, grad.dtype)
         if ctx.has_bias and ctx.needs_input_grad[2]:
