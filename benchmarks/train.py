@@ -108,6 +108,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--device {args.device}: no GPU on this machine; leave it out to measure the processor")
     if args.fp8 and not args.device.startswith("cuda"):
         parser.error("--fp8: no processor multiplies 8-bit floats; leave it out")
+    if args.fp8 and args.dtype not in (None, "bfloat16"):
+        parser.error(f"--fp8 --dtype {args.dtype}: 8-bit products stand in for bfloat16 ones")
     if args.quick:
         args.rounds, args.steps, args.sizes = 2, 2, args.sizes or "tiny"
     on_gpu = args.device.startswith("cuda")
@@ -207,7 +209,8 @@ def report(
 
     flops, peak = training_flops_per_token(model_config(shape)), device_peak(args.device, args.dtype)
     print(f"\n{size}: {shape.rows} x {shape.length:,}, vocabulary {shape.vocab_size:,}, {args.device}, ", end="")
-    print(f"{args.dtype}, allocator {args.allocator}; medians of {args.rounds} alternating rounds\n")
+    digits = f"{args.dtype}{' (ours: products in 8 bits; MFU of the peak of 16)' if args.fp8 else ''}"
+    print(f"{digits}, allocator {args.allocator}; medians of {args.rounds} alternating rounds\n")
     print("| | tokens/s | lowest to highest | MFU | ours / it |\n| --- | --- | --- | --- | --- |")
     for kind, median in medians.items():
         spread = f"{min(rates[kind]):,.0f} to {max(rates[kind]):,.0f}"
@@ -260,9 +263,10 @@ def larger(size: str, scratch: Path, args: argparse.Namespace) -> None:
     side.close()
     rate = shape.rows * shape.length / statistics.median(turn["seconds"][5:])
     mfu = rate * training_flops_per_token(model_config(shape)) / device_peak(args.device, args.dtype)
+    bits = " in 8 bits" * args.fp8
     print(
-        f"| {size}, {shape.rows} x {shape.length:,} | {rate:,.0f} tokens/s | MFU {100 * mfu:.1f} % | {peak:.1f} GB | "
-        f"loss {turn['losses'][0]:.2f} to {turn['losses'][-1]:.2f} |",
+        f"| {size}{bits}, {shape.rows} x {shape.length:,} | {rate:,.0f} tokens/s | MFU {100 * mfu:.1f} % | "
+        f"{peak:.1f} GB | loss {turn['losses'][0]:.2f} to {turn['losses'][-1]:.2f} |",
         flush=True,
     )
 

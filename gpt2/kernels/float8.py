@@ -26,7 +26,8 @@ class Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows, row_scale = shorten(x.flatten(0, -2), FORWARD)
         matrix, matrix_scale = shorten(weight, FORWARD)
-        ctx.save_for_backward(rows, row_scale, matrix, matrix_scale)
+        # Not the short matrix: it would outlive the pass, where FSDP gives a whole weight's memory back between two.
+        ctx.save_for_backward(rows, row_scale, weight)
         ctx.has_bias = bias is not None
         out = multiply(rows, matrix.T, row_scale, matrix_scale, x.dtype, fast=True)
         out = out if bias is None else out + bias
@@ -35,11 +36,12 @@ class Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        rows, row_scale, matrix, matrix_scale = ctx.saved_tensors
+        rows, row_scale, weight = ctx.saved_tensors
         flat = grad.flatten(0, -2)
         back, back_scale = shorten(flat, BACKWARD)
         by_x = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
+            matrix, matrix_scale = shorten(weight, FORWARD)
             by_x = multiply(back, by_columns(matrix), back_scale, matrix_scale, grad.dtype)
             by_x = by_x.view(*grad.shape[:-1], -1)
         if ctx.needs_input_grad[1]:
@@ -53,7 +55,7 @@ def shorten(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x in 8 bits, and what these numbers are to be multiplied by (float32, a scalar)."""
     most = torch.finfo(dtype).max
     scale = most / x.abs().amax().float().clamp(min=SMALLEST)
-    return (x.float() * scale).clamp(-most, most).to(dtype), scale.reciprocal()
+    return (x.float() * scale).clamp(-most, most).to(dtype).contiguous(), scale.reciprocal()
 
 
 def by_columns(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from gpt2.distributed.launch import Place
 from gpt2.distributed.mesh import MeshSizes, check_model, mesh_sizes
 from gpt2.distributed.parallelize import parallelize
 from gpt2.errors import UserError
+from gpt2.kernels.float8 import SIDE
 from gpt2.kernels.peak import device_peak
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
@@ -55,6 +56,8 @@ def check_layout(config: TrainConfig, sizes: MeshSizes) -> None:
     check_model(sizes, config.model)
     if config.fp8:
         check_float8(config.device, config.dtype, sizes.tp, config.model)
+        if config.short_length and config.short_length % SIDE:
+            raise UserError(f"--fp8: short_length = {config.short_length} is no multiple of {SIDE}; change it")
     if config.batch_rows % sizes.data_size:
         raise UserError(
             f"batch_tokens = {config.batch_tokens}: {config.batch_rows} rows of {config.model.context_length} tokens "

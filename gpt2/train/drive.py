@@ -63,9 +63,9 @@ def explaining(run: Run, config: RunSettings) -> Iterator[None]:
     except OutOfMemory as error:
         if error.rows == 1:
             raise
-        note_rows(Path(config.out), error.rows)
-        way_out = f"gpt2 {config.command} --resume {quote(config.out)}"
-        raise UserError(f"{error}; go on with half as many: {way_out} (torchrun --max-restarts does so)") from error
+        note_rows(run, config, error.rows)
+        way_out = f"started again with --resume {quote(config.out)}, or by torchrun's --max-restarts"
+        raise UserError(f"{error}, or have it halved: {way_out}") from error
     except OSError as error:
         where = f"process {run.ranks.rank}, " if run.ranks.world_size > 1 else ""
         way_out = last_good(Path(config.out), config.command)

@@ -34,7 +34,7 @@ from gpt2.train.live import Live
 from gpt2.train.lock import alone_in
 from gpt2.train.loop import Hook, Run
 from gpt2.train.metrics import numbers
-from gpt2.train.pretrain import LEAVING, began, begin, refuse_a_run
+from gpt2.train.pretrain import IN_8_BITS, LEAVING, began, begin, refuse_a_run
 from gpt2.train.report import Facts, Lines, loss_facts, speed_facts, write_report
 from gpt2.train.restore import find_step, restore
 from gpt2.train.save import Save
@@ -46,7 +46,7 @@ from gpt2.train.words import clock
 
 # What a resumed run may be told anew: how the same steps are laid out, and when it ends without getting better.
 CHANGEABLE = (
-    *("dp_replicate", "dp_shard", "tp", "micro_batch_size", "recompute", "compile", "device"),
+    *("dp_replicate", "dp_shard", "tp", "micro_batch_size", "recompute", "compile", "fp8", "device"),
     *("on_outlier", "outlier_z", "patience"),
 )
 SAMPLES = 4  # of a run
@@ -157,7 +157,7 @@ def resume(
             else:
                 restore(run, identity(config, lessons), config, step)
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
-            fit_noted(run, Path(out), chosen="micro_batch_size" in (changes or {}))
+            fit_noted(run, config, chosen="micro_batch_size" in (changes or {}) and not restarted())
             return tune_run(config, lessons, run, place, completer, quiet)
 
 
@@ -170,7 +170,8 @@ def reopen(out: Path, changes: Mapping[str, Any]) -> tuple[Runtime, TuneConfig]:
     path = read_run_config(out)
     config = compose(path, out=str(out), **changes)
     check_trackers(config)
-    return Runtime.detect(config.device, config.dtype), config
+    runtime = Runtime.detect(config.device, config.dtype)
+    return runtime, replace(config, device=runtime.device)
 
 
 def base_of(config: TuneConfig, step: Path | None) -> Path | None:
@@ -260,7 +261,9 @@ def facts(config: TuneConfig, lessons: Lessons, lines: Lines) -> Facts:
     ]
     seconds = max(numbers(lines, "elapsed"), default=0.0)
     trained = f"{step:,} of {config.max_steps:,} steps of {config.batch_examples} examples"
-    found.append(("Trained", f"{trained}, {clock(seconds)} on {config.device} in {config.dtype}"))
+    found.append(
+        ("Trained", f"{trained}, {clock(seconds)} on {config.device} in {config.dtype}{IN_8_BITS * config.fp8}")
+    )
     return found + speed_facts(lines)
 
 
@@ -282,7 +285,8 @@ def describe(config: TuneConfig, lessons: Lessons, run: Run) -> None:
     beside = sum(p.numel() for name, p in master.named_parameters() if "lora_" in name or name.startswith("score"))
     whole = parameters(master.config) + beside  # a quantised base has no parameters of its own to count
     share = "" if trained == whole else f", {trained / 1e6:.2f}M of them ({trained / whole:.1%}) trained"
-    say(f"{whole / 1e6:.1f}M parameters{share}, on {config.device} in {config.dtype}")
+    bits = IN_8_BITS * config.fp8
+    say(f"{whole / 1e6:.1f}M parameters{share}, on {config.device} in {config.dtype}{bits}")
     if lessons.kind == "label" and run.state.step == 0 and (old := read_head(lessons.folder)):
         known = sum(label in old.labels for label in lessons.train.labels)
         say(f"{config.model}: a classifier; {known} of {len(lessons.train.labels)} labels go on from its head")

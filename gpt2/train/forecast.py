@@ -45,6 +45,10 @@ def forecast(
     `mesh` is as --mesh has it; `recompute` None: the least that fits; `grow`: the batch may be made larger until it can
     be dealt out evenly.
     """
+    if config.fp8:
+        raise UserError(
+            "--fp8: what 8-bit products gain is not known here; plan for bfloat16 (leave it out, or --no-fp8)"
+        )
     job = job_of(config, devices)
     shape = asked(job, mesh, config)
     if grow:

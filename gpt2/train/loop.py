@@ -211,7 +211,7 @@ def backpropagate(run: Run, batch: Batch, count: int) -> tuple[float, str]:
             return run_passes(run, batch, count), note
         except torch.OutOfMemoryError:
             pass  # the retry stands outside: inside, the error would hold on to the activations
-        note = halve(run)
+        note = halve(run, batch)
         set_random_state(dice, run.device)
 
 
@@ -234,21 +234,28 @@ def micro_batch_rows(run: Run, length: int) -> int:
     return max(1, rows * run.weights.master.config.context_length // length)
 
 
-def halve(run: Run) -> str:
+def halve(run: Run, batch: Batch) -> str:
     """Half the micro-batch from now on, or OutOfMemory where that is no way out; says what was done."""
-    rows = run.micro_batch_size >> run.state.halvings
+    # Rows of a full context, as micro_batch_size has them; no more were taken than there are.
+    there = -(-batch.inputs.numel() // run.weights.master.config.context_length)
+    rows = min(run.micro_batch_size >> run.state.halvings, there)
+    several = run.ranks.world_size > 1
+    where = f"process {run.ranks.rank}: out of memory" if several else f"out of memory on {run.device}"
     if rows <= 1:
-        raise OutOfMemory(
-            f"out of memory on {run.device} with one row at a time; use a shorter context_length, a smaller model "
-            "or recompute = full",
-            rows,
-        )
-    if run.ranks.world_size > 1:  # the others wait in this step's sums: they cannot be asked (shortage.py)
-        raise OutOfMemory(f"process {run.ranks.rank}: out of memory with {rows} rows at a time", rows)
-    run.state.halvings += 1
+        way_out = "use a shorter context_length, a smaller model or recompute = full"
+        raise OutOfMemory(f"{where} with one row at a time; {way_out}", 1)
+    if several:  # the others wait in this step's sums: they cannot be asked (shortage.py)
+        raise OutOfMemory(f"{where} with {rows} rows at a time; choose a smaller --micro_batch_size", rows)
+    run.state.halvings = fewer(run.micro_batch_size, rows)
     if run.device.startswith("cuda"):
         torch.cuda.empty_cache()
-    return f"out of memory with {rows} rows at a time; going on with {rows // 2}, the same rows to a step"
+    left = run.micro_batch_size >> run.state.halvings
+    return f"out of memory with {rows} rows at a time; going on with {left}, the same rows to a step"
+
+
+def fewer(micro_batch_size: int, rows: int) -> int:
+    """How often to halve the micro-batch for it to be smaller than so many rows; one is left at least."""
+    return next(count for count in range(64) if micro_batch_size >> count < max(2, rows))
 
 
 def random_state(device: str) -> list[Tensor]:

@@ -40,10 +40,11 @@ from gpt2.train.trackers import check_trackers, open_metrics
 
 # What a resumed run may be told anew: how the same steps are laid out, and what becomes of a leap that stopped it.
 CHANGEABLE = (
-    *("dp_replicate", "dp_shard", "tp", "micro_batch_size", "recompute", "compile", "device"),
+    *("dp_replicate", "dp_shard", "tp", "micro_batch_size", "recompute", "compile", "fp8", "device"),
     *("on_outlier", "outlier_z"),
 )
 
+IN_8_BITS = ", the blocks' products in 8 bits (peak: bfloat16's)"
 LEAVING = 30.0  # seconds that processes which torchrun replaces may take to end
 
 Sampler = Callable[[GPT, Tokenizer], str]
@@ -136,7 +137,7 @@ def resume(
             else:
                 restore(run, identity(corpus), config, step)
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
-            fit_noted(run, Path(out), chosen="micro_batch_size" in (changes or {}))
+            fit_noted(run, config, chosen="micro_batch_size" in (changes or {}) and not restarted())
             return train_run(config, corpus, run, sampler, quiet)
 
 
@@ -187,7 +188,7 @@ def describe(config: TrainConfig, run: Run, corpus: Corpus, quiet: bool) -> None
     say(
         f"{parameters(model) / 1e6:.1f}M parameters ({model.n_layer} layers of {model.n_embd}, context "
         f"{model.context_length}, vocabulary {model.vocab_size:,}) on {config.device} in {config.dtype}"
-        f"{', blocks multiplied in 8 bits' * config.fp8}"
+        f"{IN_8_BITS * config.fp8}"
     )
     if run.ranks.world_size > 1:
         sizes = sizes_of(config, run.ranks.world_size)

@@ -132,7 +132,9 @@ def machine_facts(config: TrainConfig, lines: Lines) -> Facts:
     mesh = {"dp_replicate": config.dp_replicate, "dp_shard": config.dp_shard, "tp": config.tp}
     if any(size not in (None, 1) for size in mesh.values()):
         found.append(("Processes", " x ".join(f"{name} {size or 1}" for name, size in mesh.items())))
-    extras = [f"recompute {config.recompute}"] * (config.recompute != "none") + ["products in 8 bits"] * config.fp8
+    extras = [f"recompute {config.recompute}"] * (config.recompute != "none") + [
+        "products in 8 bits (MFU: of bfloat16's peak)"
+    ] * config.fp8
     if extras:
         found.append(("Memory and speed", ", ".join(extras)))
     return found

@@ -18,6 +18,7 @@ from gpt2.checkpoint.classifier import read_head, write_classifier, write_classi
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
 from gpt2.data.examples import ExampleSet, Pairs
+from gpt2.distributed.estimate import shares
 from gpt2.distributed.float8 import check_float8
 from gpt2.distributed.launch import Place
 from gpt2.distributed.mesh import MeshSizes, check_model, mesh_sizes
@@ -53,6 +54,8 @@ def mesh_of(config: TuneConfig, lessons: Lessons, world_size: int) -> MeshSizes:
     check_model(sizes, lessons.shape)
     if config.fp8:
         check_float8(config.device, config.dtype, sizes.tp, lessons.shape)
+        if lessons.kind == "preference":
+            raise UserError("--fp8: preferences are held against the base's own numbers, to more digits; leave it out")
     if replicated(config, lessons):
         if config.tp > 1 or (config.dp_shard or 1) > 1:
             raise UserError(
@@ -89,8 +92,11 @@ def decide_micro_batch(config: TuneConfig, lessons: Lessons, place: Place) -> in
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one machine share it
         if config.method == "lora":
             rows = min(rows, max(1, LORA_TOKENS // context))
-    step = Pass(1, 0, config.dtype, device, config.recompute)
-    return micro_batch(lessons.shape, step, "adamw", rows, int(free * plan.MEMORY_SHARE), config.async_save)
+    sizes, held = mesh_of(config, lessons, place.ranks.world_size), None
+    if sizes.world_size > 1 and not replicated(config, lessons):
+        held = shares(lessons.shape, sizes)
+    step = Pass(1, 0, config.dtype, device, config.recompute, sizes.tp, mesh=held is not None)
+    return micro_batch(lessons.shape, step, "adamw", rows, int(free * plan.MEMORY_SHARE), config.async_save, held)
 
 
 def decide_steps(config: TuneConfig, lessons: Lessons, place: Place) -> int:

@@ -74,7 +74,7 @@ class TuneConfig:
     max_seconds: float | None = setting(None, "time to fit into: measured over a few steps, then turned into max_steps")
     patience: int = setting(3, "evaluations without a better one that end the run; 0: it is never ended")
     batch_examples: int | None = setting(
-        None, "examples of a step; else 8 to 64 (lora: 16), the more the more examples"
+        None, "examples of a step; else 8 to 64, the more the more examples; lora a quarter, 8 at least"
     )
     micro_batch_size: int | None = setting(None, "rows of a full context at a time; else by free memory")
     learning_rate: float | None = setting(

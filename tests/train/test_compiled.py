@@ -10,6 +10,7 @@ import torch
 import torch._dynamo
 from torch import nn
 
+from gpt2.distributed.parallelize import Recompute, parallelize
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train import compiled
@@ -80,3 +81,14 @@ def test_layers_of_a_kind_are_compiled_once(pattern: tuple[str, ...], monkeypatc
             torch.testing.assert_close(model(ids, ids)[0], wanted)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] == graphs[1]
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_blocks_are_compiled_whatever_is_computed_again(recompute: Recompute) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = parallelize(GPT(CONFIG), None, recompute=recompute)
+    for block in model.h:
+        block.compile(backend="aot_eager", fullgraph=True)
+    model.train()(torch.arange(16)[None]).sum().backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

@@ -67,8 +67,9 @@ def test_a_base_gets_the_same_new_rows_on_a_mesh(tmp_path: Path, tied: bool) -> 
     base = make(n_embd=32, n_head=4, vocab_size=333, tie_head=tied, head_bias=not tied).config
     write_model(tmp_path, GPT(base))
     alone = load_module(tmp_path, base)
-    grow_vocabulary(alone, 340, seed=5)
-    first_of(alone, laid_out(alone.config, MESHES[2], stored(tmp_path, base, 340, seed=5)))
+    grow_vocabulary(alone, 400, seed=5)
+    assert alone.config.padded_vocab_size > base.padded_vocab_size
+    first_of(alone, laid_out(alone.config, MESHES[2], stored(tmp_path, base, 400, seed=5)))
 
 
 MEASURE = """

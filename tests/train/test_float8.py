@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tiny_models import make
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt2.distributed.estimate import fake_processes
 from gpt2.distributed.float8 import Float8Linear, apply_float8, check_float8
@@ -25,6 +27,16 @@ from gpt2.train.pretrain import pretrain
 from gpt2.train.tune_config import TuneConfig
 
 Tiny = Callable[..., TrainConfig]
+
+
+class Counted(TorchDispatchMode):
+    """How many products in 8 bits were done."""
+
+    products = 0
+
+    def __torch_dispatch__(self, operation: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.products += operation is torch.ops.aten._scaled_mm.default
+        return operation(*args, **(kwargs or {}))
 
 
 def random(*shape: int, scale: float = 1.0) -> Tensor:
@@ -108,17 +120,49 @@ def test_an_evaluation_and_an_odd_number_of_tokens_are_in_full_digits() -> None:
     assert not torch.equal(short(ids), whole(ids))
 
 
-@pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_what_is_computed_again_is_the_same(recompute: Any) -> None:
-    model = make(n_embd=64, n_head=4, context_length=32)
+@pytest.mark.parametrize(("recompute", "products"), [("none", 24), ("selective", 24), ("full", 32)])
+def test_what_is_computed_again_is_the_same(recompute: Any, products: int) -> None:
+    """And no more than was asked for: four matrices in each of two layers, once there and twice back."""
+    model = make(n_layer=2, n_embd=64, n_head=4, context_length=32)
     again = copy.deepcopy(model)
     parallelize(model, None, fp8=True)
     parallelize(again, None, recompute=recompute, fp8=True)
     rows = torch.arange(33).repeat(2, 1)
+    counts = []
     for each in (model, again):
-        loss_of(each.train(), rows).backward()
+        with Counted() as counted:
+            loss_of(each.train(), rows).backward()
+        counts.append(counted.products)
+    assert counts == [24, products]
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
+
+
+def test_no_short_copy_of_a_weight_waits_for_the_way_back() -> None:
+    """Under FSDP the whole weights are gone by then: their copies would be all of the model."""
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    model = make(n_layer=2, n_embd=64, n_head=4, context_length=32)
+    apply_float8(model)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss_of(model.train(), torch.arange(33).repeat(2, 1)).backward()
+    short = [tensor.shape for tensor in kept if tensor.dtype == FORWARD]
+    assert len(short) == 8 and {shape[0] for shape in short} == {64}  # inputs of 64 tokens
+
+
+def test_compiled_blocks_have_no_gaps() -> None:
+    model = make(n_layer=2, n_embd=64, n_head=4, context_length=32)
+    apply_float8(model)
+    rows = torch.arange(33).repeat(2, 1)
+    plain = float(loss_of(model.train(), rows).detach())
+    for block in model.h:
+        block.compile(fullgraph=True, backend="aot_eager")
+    loss_of(model, rows).backward()
+    assert float(loss_of(model, rows).detach()) == pytest.approx(plain, rel=1e-4)
 
 
 def test_names_stay_and_heads_and_embeddings_are_left_alone() -> None:
@@ -146,7 +190,8 @@ SHAPE = GPTConfig(n_layer=1, n_head=4, n_embd=64)
         ("cuda:0", "bfloat16", 1, SHAPE, r"--fp8: Old Card multiplies no 8-bit floats \(compute capability 8.9"),
         ("cuda", "float16", 1, SHAPE, "--fp8 --dtype float16: .* leave --dtype out"),
         ("cuda", "bfloat16", 2, SHAPE, "--fp8 --tp 2: .* leave one out"),
-        ("cuda", "bfloat16", 1, GPTConfig(n_head=2, n_embd=5140), "--fp8: a width of 5140 is no multiple of 16"),
+        ("cuda", "bfloat16", 1, GPTConfig(n_head=2, n_embd=5140), "--fp8: n_embd = 5140 is no multiple of 16"),
+        ("cuda", "bfloat16", 1, replace(SHAPE, context_length=100), "--fp8: context_length = 100 is no multiple"),
     ],
 )
 def test_what_cannot_be_done_in_8_bits_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gpt2.train.hooks import Log
 from gpt2.train.loop import Run, StepResult, TrainState, take_step
 from gpt2.train.metrics import read_metrics
 from gpt2.train.pretrain import pretrain, resume
-from gpt2.train.shortage import NOTE, fit_noted, note_rows, noted
+from gpt2.train.shortage import NOTE, fit_noted, layout_of, note_rows, noted
 from gpt2.train.weights import Weights
 
 Tiny = Callable[..., TrainConfig]
@@ -103,36 +104,67 @@ def test_a_resumed_run_keeps_the_smaller_micro_batch(
     assert trace(resumed.folder) == trace(whole.folder)
 
 
-def test_one_of_several_processes_notes_what_was_too_much(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_run(4, ranks=Ranks(rank=1, world_size=2))
+def test_one_of_several_processes_notes_what_was_too_much(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, config = make_run(4, ranks=Ranks(rank=1, world_size=2)), tiny()
     run_out_of_memory(monkeypatch, {1})
-    with (
-        pytest.raises(UserError, match="process 1: out of memory with 4 rows at a time; go on with half as many: gpt2"),
-        explaining(run, tiny()),
-    ):
+    message = "process 1: out of memory with 4 rows at a time; choose a smaller --micro_batch_size, or have it halved"
+    with pytest.raises(UserError, match=message), explaining(run, config):
         take_step(run)
-    assert noted(Path(tiny().out) / NOTE) == 4
+    assert noted(Path(config.out) / NOTE, layout_of(run, config)) == 4
 
 
-def test_a_noted_shortage_halves_the_rows_until_they_are_fewer_or_chosen_anew(tmp_path: Path) -> None:
-    note_rows(tmp_path, 3)
-    run = make_run(8)
-    fit_noted(run, tmp_path, chosen=False)
+def test_what_was_too_much_is_no_more_than_there_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A micro-batch that is larger than the batch is no number of rows that were tried."""
+    run = make_run(64)
+    run_out_of_memory(monkeypatch, {1})
+    rows = len(run.batches.next(0).inputs)
+    assert f"out of memory with {rows} rows at a time; going on with 8" in take_step(run).note
+    several = make_run(64, ranks=Ranks(rank=1, world_size=2))
+    run_out_of_memory(monkeypatch, {1})
+    with pytest.raises(UserError, match=f"process 1: out of memory with {rows} rows at a time"):
+        take_step(several)
+
+
+def test_a_noted_shortage_halves_the_rows_until_they_are_fewer_or_chosen_anew(tiny: Tiny) -> None:
+    run, config = make_run(8), tiny()
+    note_rows(run, config, 3)
+    fit_noted(run, config, chosen=False)
     assert run.micro_batch_size >> run.state.halvings == 2
-    fit_noted(run, tmp_path, chosen=False)
+    fit_noted(run, config, chosen=False)
     assert run.state.halvings == 2
-    fit_noted(run, tmp_path, chosen=True)
+    fit_noted(run, config, chosen=True)
     assert run.state.halvings == 0
-    fit_noted(run, tmp_path, chosen=False)
-    assert run.state.halvings == 0  # what was chosen last counts
+    fit_noted(run, config, chosen=False)
+    assert run.state.halvings == 0  # the note is gone
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"rows": null}', '{"row": 1}'])
+def test_a_note_is_of_one_layout(tiny: Tiny) -> None:
+    run, config = make_run(8), tiny()
+    note_rows(run, replace(config, recompute="full"), 3)
+    fit_noted(run, config, chosen=False)
+    assert run.state.halvings == 0
+    note_rows(run, config, 1)  # no fewer than one
+    fit_noted(run, config, chosen=False)
+    assert run.micro_batch_size >> run.state.halvings == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": 3}', '{"rows": null, "layout": ""}', '{"layout": ""}'])
 def test_a_note_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / NOTE).write_text(text)
-    assert noted(tmp_path / NOTE) is None
+    assert noted(tmp_path / NOTE, "") is None
+
+
+@pytest.mark.parametrize("restarts", ["0", "1"])
+def test_rows_that_were_chosen_for_a_first_start_are_not_for_those_that_torchrun_makes(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, restarts: str
+) -> None:
+    """It repeats the command line, with the number that was too much."""
+    config = tiny(micro_batch_size=4, max_steps=2)
+    pretrain(config, quiet=True)
+    note_rows(make_run(4), config, 4)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    resumed = resume(config.out, quiet=True, changes={"micro_batch_size": 4})
+    assert resumed.state.halvings == int(restarts)
 
 
 def test_five_rows_become_two_and_then_one_and_then_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
