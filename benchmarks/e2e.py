@@ -28,7 +28,7 @@ from english import assets, gather
 HELD_OUT, SEED = 100, 1
 VOCABULARY, PRETRAIN = 4096, 270  # seconds
 SHOTS, MOST = 3, 80  # solved examples before an item; tokens of an answer
-LORA = ("--rank", "12", "--alpha", "24", "--epochs", "15")  # 4.4 % of the parameters; it learns more slowly than all of them
+LORA = ("--rank", "12", "--alpha", "24", "--epochs", "15")  # 4.4 % of the parameters; it learns more slowly
 SCRATCH_RATES = (6e-4, 1.5e-3, 3e-3)
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "english_small.toml"
 WAYS = {
