@@ -8,6 +8,8 @@ process each, alternating; medians of the steps' seconds, the first ones left ou
 
     python benchmarks/finetune.py                # a quarter of an hour on two cores
     python benchmarks/finetune.py --rounds 1 --steps 4 --only lora
+
+GPT2_TOKENIZER names a folder with GPT-2's vocabulary where Hugging Face's cache has none.
 """
 
 from __future__ import annotations
