@@ -171,7 +171,7 @@ def prune(run: Path, keep_last: int, keep: set[Path]) -> None:
             doomed = folder.with_name(f".{folder.name}.old")  # never seen half deleted under its own name
             folder.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
-    clean(run)
+    clean_steps(run)
 
 
 def need(step: Path, run: Path) -> None:
@@ -205,10 +205,17 @@ def is_gone(path: Path) -> bool:
 
 
 def clean(run: Path) -> None:
-    """Remove what an interrupted save or deletion left."""
-    for pattern in (".step_*.tmp", ".step_*.old", ".*.tmp"):
+    """Remove what an interrupted run left half done. Before a run alone: later, half done may be what others do."""
+    clean_steps(run)
+    for path in run.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def clean_steps(run: Path) -> None:
+    """Remove what an interrupted save or deletion of a step left."""
+    for pattern in (".step_*.tmp", ".step_*.old"):
         for path in run.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def steps(run: Path) -> Iterator[Path]:

@@ -132,8 +132,17 @@ def test_leftovers_of_a_kill_are_removed_and_harm_no_later_save(run: Path) -> No
     save_step(run, made(15))
     assert damage(run / step_name(15)) is None
     shutil.copytree(run / step_name(10), run / f".{step_name(20)}.tmp")
+    (run / ".report.html.123.tmp").write_text("<html>")
     clean(run)
     assert not list(run.glob(".*"))
+
+
+def test_what_others_are_writing_meanwhile_is_let_be(run: Path) -> None:
+    """A thread removes old steps while the steps' hooks, and other processes, write beside them."""
+    (run / f".{step_name(15)}.tmp").mkdir()
+    (run / ".report.html.123.tmp").write_text("<html>")
+    prune(run, 1, set())
+    assert [path.name for path in run.glob(".*")] == [".report.html.123.tmp"]
 
 
 def test_old_steps_go_but_for_those_to_keep(run: Path) -> None:
