@@ -13,22 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from gpt2.kernels import features
 from gpt2.kernels import plan as at
 from gpt2.kernels.cache import kernel
+from gpt2.kernels.chains import chain_tile
 from gpt2.kernels.formats import narrow
 from gpt2.kernels.lanes import BFLOAT16, FLOAT32, INT8, LANES
+from gpt2.kernels.looks import page_place, put, steepness, stretch, weigh
+from gpt2.kernels.many import ROWS, TOGETHER, look_back_together
 from gpt2.kernels.matrices import float_tile, tile_size
-from gpt2.kernels.scalars import exp, floats, halves, highest, ints, largest, signed, words
+from gpt2.kernels.scalars import floats, halves, ints, largest, signed, words
 from gpt2.kernels.words import atomic_add, prefetch
 
 f32 = np.float32
 ONE = f32(1.0)
-
-
-@kernel
-def page_place(plan: Any, own: Any, page: Any, which: Any, head: Any) -> Any:
-    """Which (page, keys or values, head) of the pool."""
-    return ((own[at.FIRST_PAGE] + page) * 2 + which) * plan[at.HEADS] + head
+BY_FLOATS = features.by_floats()  # AVX2 and no more: bfloat16 is stored alone, many tokens are taken at a time
 
 
 @kernel
@@ -101,9 +100,13 @@ def attend(plan: Any, layer: Any, span: Any, head: Any, heads: Any, queries: Any
     for h in range(head, head + heads):
         done = 0
         while done < queries:
-            m = tile_size(queries - done, FLOAT32)
             q = first + (done * stride + h * width) * 4
-            look_back(plan, layer, own, table, h, 1, m, q, position + done, out_first + done, worker)
+            if BY_FLOATS:
+                m = min(TOGETHER, queries - done)
+                look_back_together(plan, layer, own, table, h, m, q, position + done, out_first + done, worker)
+            else:
+                m = tile_size(queries - done, FLOAT32)
+                look_back(plan, layer, own, table, h, 1, m, q, position + done, out_first + done, worker)
             done += m
 
 
@@ -118,10 +121,10 @@ def look_back(plan: Any, layer: Any, own: Any, table: Any, head: Any, heads: Any
     begin = max(0, position + 1 - own[at.WINDOW]) // LANES if own[at.WINDOW] > 0 else 0  # the first page that is seen
     end, rows = (position + m - 1) // LANES + 1, m * heads
     pages = end - begin
-    scores = plan[at.SCORES] + worker * 8 * stride * 4
-    scratch = plan[at.SCRATCH] + worker * 8 * pad * 4
-    weights = plan[at.WEIGHTS] + worker * 8 * stride * 2
-    short = plan[at.KV_KIND] == BFLOAT16
+    scores = plan[at.SCORES] + worker * ROWS * stride * 4
+    scratch = plan[at.SCRATCH] + worker * ROWS * pad * 4
+    weights = plan[at.WEIGHTS] + worker * ROWS * stride * 2
+    short = plan[at.KV_KIND] == BFLOAT16 and not BY_FLOATS
     q_stride, head_stride = plan[at.QKV_STRIDE], width * 4
     if short:  # the scratch holds the queries until the values are summed there
         for i in range(rows):
@@ -131,9 +134,7 @@ def look_back(plan: Any, layer: Any, own: Any, table: Any, head: Any, heads: Any
                 out[d] = narrow(row[d])
         q, q_stride, head_stride = scratch, pad, pad * 2
     score(plan, own, table, begin, end, head, heads, m, q, q_stride, head_stride, scores)
-    scale = ONE / np.sqrt(f32(width))
-    if plan[at.BY_LAYER]:
-        scale /= f32(layer + 1)
+    scale = steepness(plan, layer)
     for i in range(rows):
         weigh(own, scores + i * stride * 4, pages * LANES, position + i % m + 1 - begin * LANES, scale)
         if short:
@@ -143,11 +144,21 @@ def look_back(plan: Any, layer: Any, own: Any, table: Any, head: Any, heads: Any
                 out[t] = narrow(row[t])
     sum_values(plan, own, table, begin, end, head, heads, m, weights if short else scores, scratch)
     for i in range(rows):
-        found = floats(scratch + i * pad * 4, width)
-        place = (out_row + i % m) * plan[at.ATTENTION_PAD] + (head + i // m) * width
-        out = floats(plan[at.HEAD_OUT] + place * 4, width)
-        for d in range(width):
-            out[d] = found[d]
+        put(plan, scratch + i * pad * 4, out_row + i % m, head + i // m)
+
+
+@kernel
+def page_tile(m: Any, kind: Any, w: Any, x: Any, x_stride: Any, rows: Any, out: Any, out_stride: Any, zeros: Any,
+              add: Any) -> None:  # fmt: skip
+    """out (M, 16) = or += x (M, rows) @ w (rows, 16) of a page; m is 1 where AVX2 is all there is."""
+    if not BY_FLOATS:
+        float_tile(m, kind, w, x, x_stride, rows, out, out_stride, zeros, add)
+    elif kind == FLOAT32:
+        chain_tile(1, 0, w, x, x_stride, rows, out, out_stride, add)
+    elif kind == BFLOAT16:
+        chain_tile(1, 1, w, x, x_stride, rows, out, out_stride, add)
+    else:
+        chain_tile(1, 2, w, x, x_stride, rows, out, out_stride, add)
 
 
 @kernel
@@ -167,7 +178,7 @@ def score(plan: Any, own: Any, table: Any, begin: Any, end: Any, head: Any, head
         for h in range(heads):
             place = page_place(plan, own, number, 0, head + h)
             out = scores + (h * stride + (page - begin) * LANES) * 4
-            float_tile(
+            page_tile(
                 m,
                 kind,
                 plan[at.POOL] + place * half,
@@ -189,7 +200,8 @@ def sum_values(
 ) -> None:
     """out (M, D) = the values in the pages, by the weights (M, slots) of m tokens, or heads."""
     kind, pad, stride = plan[at.KV_KIND], plan[at.HEAD_PAD], plan[at.SCORE_STRIDE]
-    size, step = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1, 2 if kind == BFLOAT16 else 4
+    size = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1
+    step = 2 if kind == BFLOAT16 and not BY_FLOATS else 4
     for page in range(begin, end):
         number = np.int64(table[page % own[at.TURN]])
         for h in range(heads):
@@ -200,62 +212,7 @@ def sum_values(
             for chunk in range(pad // LANES):
                 values = plan[at.POOL] + (place * pad + chunk * LANES) * LANES * size
                 target = out + (h * pad + chunk * LANES) * 4
-                float_tile(m, kind, values, row, stride, LANES, target, pad, plan[at.ZEROS], min(page - begin, 1))
-
-
-@kernel
-def stretch(rows: Any, stride: Any, m: Any, scales: Any) -> None:
-    """Multiply 16 numbers of m rows by the 16 scales of a page of bytes."""
-    scale = floats(scales, LANES)
-    for i in range(m):
-        row = floats(rows + i * stride * 4, LANES)
-        for lane in range(LANES):
-            row[lane] *= scale[lane]
-
-
-@kernel
-def weigh(own: Any, scores: Any, size: Any, count: Any, scale: Any) -> None:
-    """Scores -> weights, of one token: `size` slots, it is the last of the first `count`; zeros where it does not look.
-
-    What lies behind the slots takes part in a banded layer's sum, as zeros: the row has room for 16 more.
-    """
-    row = floats(scores, size)
-    if own[at.STRIDE] > 1:
-        squeezed_softmax(row, count, own[at.STRIDE], scale)
-    elif 0 < own[at.WINDOW] < count:
-        hidden = count - own[at.WINDOW]
-        row[:hidden] = f32(0.0)
-        softmax(floats(scores + hidden * 4, size + LANES - hidden), own[at.WINDOW], scale)
-    else:
-        softmax(row, count, scale)
-
-
-@kernel
-def squeezed_softmax(row: Any, count: Any, stride: Any, scale: Any) -> None:
-    """The same over each stride-th slot back from the last: they are moved together and back, each past those done."""
-    first, seen = (count - 1) % stride, (count - 1) // stride + 1
-    for i in range(seen):
-        row[i] = row[first + i * stride]
-    softmax(row, seen, scale)
-    for i in range(seen - 1, -1, -1):
-        weight = row[i]
-        row[i] = f32(0.0)
-        row[first + i * stride] = weight
-
-
-@kernel
-def softmax(row: Any, count: Any, scale: Any) -> None:
-    """softmax of scale * row[:count], in place; zeros behind."""
-    top = highest(row, count)
-    for i in range(count):
-        row[i] = exp((row[i] - top) * scale)
-    row[count:] = f32(0.0)
-    total = f32(0.0)
-    for i in range(-(-count // LANES) * LANES):  # the same order whatever lies behind the last page
-        total += row[i]
-    inverse = ONE / total
-    for i in range(count):
-        row[i] *= inverse
+                page_tile(m, kind, values, row, stride, LANES, target, pad, plan[at.ZEROS], min(page - begin, 1))
 
 
 @kernel

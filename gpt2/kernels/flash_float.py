@@ -18,7 +18,7 @@ from gpt2.kernels.cache import once, parallel
 from gpt2.kernels.flash import ROWS, backward_rows, gather, lowest, scatter, softmax_row, widest
 from gpt2.kernels.lanes import LANES
 from gpt2.kernels.tiles import turn
-from gpt2.kernels.tiles_float import TALL, tile
+from gpt2.kernels.tiles_float import TALL, tile, turned_tile
 
 f32 = np.float32
 
@@ -65,13 +65,17 @@ def over_keys(weights: Any, seen: Any, values: Any, row: Any, out: Any, width: A
 def over_queries(weights: Any, seen: Any, rows: Any, row: Any, out: Any, width: Any) -> None:
     """out (seen, width) += weights (ROWS, seen)' @ rows (ROWS, width), where the weights of later keys are zero."""
     step, out_step, nothing = 4 * weights.shape[1], 4 * out.shape[1], np.zeros(LANES, f32)
+    none = nothing.ctypes.data
     for top in range(0, seen, ROWS):
         for j in range(0, width, LANES):
             for i in range(0, ROWS, TALL):
                 first = i if top + ROWS == seen else 0
                 place = out.ctypes.data + (top + i) * out_step + 4 * j
-                strip(i, weights.ctypes.data + first * step + 4 * (top + i), 4, step, ROWS - first,
-                      rows + 4 * (first * row + j), 4 * row, place, out_step, nothing.ctypes.data, 1)  # fmt: skip
+                left, right = weights.ctypes.data + first * step + 4 * (top + i), rows + 4 * (first * row + j)
+                if i < WHOLE:
+                    turned_tile(TALL, left, step, ROWS - first, right, 4 * row, place, out_step, none, 1)
+                else:
+                    turned_tile(REST, left, step, ROWS - first, right, 4 * row, place, out_step, none, 1)
 
 
 @once

@@ -47,6 +47,26 @@ def tile(typingctx: Any, tall: Any, a: Any, a_row: Any, a_column: Any, depth: An
     return types.void(tall, *(types.int64,) * 10), code
 
 
+@intrinsic(prefer_literal=True)
+def turned_tile(typingctx: Any, tall: Any, a: Any, a_row: Any, depth: Any, b: Any, b_row: Any, out: Any, out_row: Any,
+                start: Any, add: Any) -> Any:  # fmt: skip
+    """`tile` of a turned: (depth, tall), its rows a_row apart, the numbers of each side by side."""
+    height = tall.literal_value
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, a, a_row, depth, b, b_row, *result = args
+        emit = Emitter(builder)
+
+        def operands(index: Any) -> tuple[Any, list[Any]]:
+            left = builder.add(a, builder.mul(index, a_row))
+            return builder.add(b, builder.mul(index, b_row)), [emit.at(left, 4 * m) for m in range(height)]
+
+        sums_of_products(emit, height, depth, operands, result)
+        return context.get_dummy_value()
+
+    return types.void(tall, *(types.int64,) * 9), code
+
+
 @intrinsic
 def packed_tile(typingctx: Any, a: Any, depth: Any, b: Any, out: Any, out_row: Any, start: Any, add: Any) -> Any:
     """`tile` of TALL rows, a packed as a strip (depth, STRIP) and b as (depth, LANES)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import signal
 import threading
@@ -106,6 +107,26 @@ def test_no_batch_chunk_page_or_thread_changes_a_bit(runner_of: Any, weights: st
         span = Span(TOKENS[start:stop], start, mine, stop - start)
         parts.append(logits(runner, *others, span)[len(others) :])
     assert np.array_equal(whole, np.concatenate(parts))
+
+
+@pytest.mark.parametrize("kv", KV_DTYPES)
+@pytest.mark.parametrize("window", [0, 50])
+def test_a_long_prompt_has_the_bits_of_its_parts(runner_of: Any, kv: str, window: int) -> None:
+    """Longer than what a processor takes of a text at a time, and cut where no page ends."""
+    banded = {"attention_pattern": ["banded", "dense"], "band_width": window} if window else {}
+    module = make(scale=3.0, **WIDE, context_length=200, **banded)
+    tokens = (TOKENS * 4)[:200]
+    whole = logits(*text_on(runner_of(module, kv=kv, max_outputs=200, max_span=200), tokens, 0))
+    assert error(whole, exact(module, tokens)) < 1e-5 + (0 if kv == "float32" else 0.01)
+    runner, parts = runner_of(module, kv=kv), []  # whose rings are written on in turn
+    for start, stop in itertools.pairwise((0, 3, 67, 68, 93, 95, 150, 200)):
+        parts.append(logits(*text_on(runner, tokens[start:stop], start)))
+    assert np.array_equal(whole, np.concatenate(parts))
+
+
+def text_on(runner: CpuRunner, tokens: Sequence[int], start: int) -> tuple[CpuRunner, Span]:
+    """The runner and a span of its one text, all of whose logits are wanted."""
+    return runner, Span(tokens, start, range(13), len(tokens), ring=range(runner.rings.each))
 
 
 def test_tokens_taken_back_leave_nothing_behind(runner_of: Any) -> None:

@@ -24,6 +24,7 @@ from gpt2.inference.runners.memory import aligned, padded
 from gpt2.kernels import features
 from gpt2.kernels import plan as at
 from gpt2.kernels.lanes import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
+from gpt2.kernels.many import NEAR, ROWS
 from gpt2.kernels.survey import BLOCK
 from gpt2.kernels.team import Team
 
@@ -213,7 +214,8 @@ class CpuRunner:
     def _make_buffers(self) -> None:
         plan, tokens, threads = self._plan, self.max_tokens, self.threads
         widest = int(max(plan[at.WIDTH_PAD], plan[at.ATTENTION_PAD], plan[at.INNER_PAD]))
-        stride = padded(self.config.context_length, LANES) + (LANES if self.config.band_width else 0)
+        # A line more than a context: banded layers look past it, and rows 4,096 bytes apart share places of a cache.
+        stride = padded(self.config.context_length, LANES) + LANES
         head_pad = int(plan[at.HEAD_PAD])
         self._logits = aligned((self.max_outputs, int(plan[at.LOGIT_STRIDE])), np.float32)
         self.logits = self._logits[:0, : self.vocab_size]
@@ -231,12 +233,13 @@ class CpuRunner:
             at.HEAD_OUT: (tokens, int(plan[at.ATTENTION_PAD])),
             at.MLP: (tokens, int(plan[at.INNER_PAD])),
             at.SCALES: (widest // GROUP, tokens),
-            at.SCORES: (threads, 8, stride),
-            at.SCRATCH: (threads, 8, head_pad),
+            at.SCORES: (threads, ROWS, stride),
+            at.SCRATCH: (threads, ROWS, head_pad),
+            at.NEAR_PAGES: (threads, NEAR, head_pad, LANES),
         }
         for field, shape in floats.items():
             plan[field] = self._keep(aligned(shape, np.float32))
-        plan[at.WEIGHTS] = self._keep(aligned((threads, 8, stride), np.uint16))
+        plan[at.WEIGHTS] = self._keep(aligned((threads, ROWS, stride), np.uint16))
         plan[at.BYTES] = self._keep(aligned((tokens, widest), np.uint16 if plan[at.SHORT] == BFLOAT16 else np.int8))
         plan[at.SUMS] = self._keep(aligned((widest // GROUP, tokens), np.int32))
         if plan[at.SHORT] == INT8 and features.by_avx2():  # see kernels/wide.py
