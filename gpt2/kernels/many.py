@@ -1,7 +1,7 @@
 """Attention of a text's many new tokens where AVX2 is all there is: a page's keys, some pages' values for all of them.
 
-These are laid out as float32 in the first cache; TOGETHER tokens are multiplied with them there. Each sum is made number
-by number in the order of the pages, as for a token alone (chains.py): same bits.
+These are laid out as float32 in the first cache; TOGETHER tokens are multiplied with them there. Each sum is made
+number by number in the order of the pages, as for a token alone (chains.py): same bits.
 
 N tokens, at most TOGETHER  D head_dim, padded to 16
 """
