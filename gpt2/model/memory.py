@@ -178,11 +178,13 @@ def largest_moment(config: GPTConfig, step: Pass, optimizer: str, held: Held, me
     short = step.size * held.all if not mesh and (alone or step.dtype != "float32") else 0
     sums = 0 if alone else 4 * held.all
     muon = muon_bytes(config, step, held, mesh) if optimizer == "muon" else 0
+    # Muon reads float32: where gradients are short and were never summed, it gets copies of them.
+    muon += 4 * held.hidden if muon and not sums and step.dtype != "float32" else 0
     moments = [
         Moment(sums, body + head.kept + max(head.forward, head.backward)),
         Moment(sums + head.gradient, body + block + unit),
         Moment(sums + short, block + table + unit),
-        Moment(max(sums, short), muon + (4 * held.hidden if muon and not sums else 0)),
+        Moment(max(sums, short), muon),
     ]
     if step.fused and not mesh:
         # Nothing that was freed goes back to the system there (kernels/allocator.py), and what stays cuts it up: a
