@@ -205,10 +205,11 @@ def is_gone(path: Path) -> bool:
 
 
 def clean(run: Path) -> None:
-    """Remove what an interrupted run left half done. Before a run alone: later, half done may be what others do."""
+    """Remove what an interrupted run left half done. Only before a run: later, others may be at work on such files."""
     clean_steps(run)
     for path in run.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that would not go, a file that another program holds
+            path.unlink()
 
 
 def clean_steps(run: Path) -> None:

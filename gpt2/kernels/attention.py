@@ -19,15 +19,14 @@ from gpt2.kernels.cache import kernel
 from gpt2.kernels.chains import chain_tile
 from gpt2.kernels.formats import narrow
 from gpt2.kernels.lanes import BFLOAT16, FLOAT32, INT8, LANES
-from gpt2.kernels.looks import page_place, put, steepness, stretch, weigh
+from gpt2.kernels.looks import bytes_of, first_page, page_place, put, steepness, stretch, weigh
 from gpt2.kernels.many import ROWS, TOGETHER, look_back_together
 from gpt2.kernels.matrices import float_tile, tile_size
 from gpt2.kernels.scalars import floats, halves, ints, largest, signed, words
 from gpt2.kernels.words import atomic_add, prefetch
 
 f32 = np.float32
-ONE = f32(1.0)
-BY_FLOATS = features.by_floats()  # AVX2 and no more: bfloat16 is stored alone, many tokens are taken at a time
+BY_FLOATS = features.by_floats()  # AVX2: bfloat16 is stored, never multiplied, and many tokens are taken at a time
 
 
 @kernel
@@ -118,8 +117,7 @@ def look_back(plan: Any, layer: Any, own: Any, table: Any, head: Any, heads: Any
     Or of up to 8 heads for one token; the buffers have a row for each token or head.
     """
     pad, width, stride = plan[at.HEAD_PAD], plan[at.HEAD_DIM], plan[at.SCORE_STRIDE]
-    begin = max(0, position + 1 - own[at.WINDOW]) // LANES if own[at.WINDOW] > 0 else 0  # the first page that is seen
-    end, rows = (position + m - 1) // LANES + 1, m * heads
+    begin, end, rows = first_page(own, position), (position + m - 1) // LANES + 1, m * heads
     pages = end - begin
     scores = plan[at.SCORES] + worker * ROWS * stride * 4
     scratch = plan[at.SCRATCH] + worker * ROWS * pad * 4
@@ -166,7 +164,7 @@ def score(plan: Any, own: Any, table: Any, begin: Any, end: Any, head: Any, head
           head_stride: Any, scores: Any) -> None:  # fmt: skip
     """q k' of m tokens, or heads, with all that lies in the pages."""
     kind, pad, stride = plan[at.KV_KIND], plan[at.HEAD_PAD], plan[at.SCORE_STRIDE]
-    half = pad * LANES * (4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1)
+    half = pad * LANES * bytes_of(kind)
     turn = own[at.TURN]
     following = np.int64(table[begin % turn])
     for page in range(begin, end):
@@ -200,7 +198,7 @@ def sum_values(
 ) -> None:
     """out (M, D) = the values in the pages, by the weights (M, slots) of m tokens, or heads."""
     kind, pad, stride = plan[at.KV_KIND], plan[at.HEAD_PAD], plan[at.SCORE_STRIDE]
-    size = 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1
+    size = bytes_of(kind)
     step = 2 if kind == BFLOAT16 and not BY_FLOATS else 4
     for page in range(begin, end):
         number = np.int64(table[page % own[at.TURN]])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -28,11 +27,7 @@ def row_at(emit: Emitter, stored: int, w: Any, first: Any, step: int) -> Any:
     if stored != BFLOAT16:
         return emit.lanes(emit.at(emit.at(w, first, LANES * size_of(stored)), LANES * size_of(stored) * step), stored)
     pairs = emit.load(emit.at(emit.at(w, first, 2 * LANES), 4 * LANES * (step // 2)), INTS, 1)
-    if step % 2:
-        bits = emit.builder.and_(pairs, ir.Constant(INTS, [0xFFFF0000] * LANES))
-    else:
-        bits = emit.builder.shl(pairs, ir.Constant(INTS, [16] * LANES))
-    return emit.builder.bitcast(bits, FLOATS)
+    return emit.high(pairs) if step % 2 else emit.low(pairs)
 
 
 @intrinsic(prefer_literal=True)

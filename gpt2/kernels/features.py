@@ -26,5 +26,5 @@ def by_avx2() -> bool:
 
 
 def by_floats() -> bool:
-    """Whether float32 is trained in by kernels of our own: made for AVX2, where there is nothing faster."""
+    """Whether AVX2 is all there is: kernels of our own train in float32, and tiles for its registers write."""
     return HAS_AVX2 and not HAS_AVX512

@@ -35,6 +35,16 @@ def strip(first: Any, a: Any, a_row: Any, a_column: Any, depth: Any, b: Any, b_r
         tile(REST, a, a_row, a_column, depth, b, b_row, c, c_row, start, add)
 
 
+@once
+def turned_strip(first: Any, a: Any, a_row: Any, depth: Any, b: Any, b_row: Any, c: Any, c_row: Any, start: Any,
+                 add: Any) -> None:  # fmt: skip
+    """`turned_tile` of them."""
+    if first < WHOLE:
+        turned_tile(TALL, a, a_row, depth, b, b_row, c, c_row, start, add)
+    else:
+        turned_tile(REST, a, a_row, depth, b, b_row, c, c_row, start, add)
+
+
 @njit(nogil=True)
 def by_keys(rows: Any, row: Any, width: Any, turned: Any, long: Any, scores: Any, seen: Any) -> None:
     """scores (ROWS, seen) = rows (ROWS, width) @ turned (width, seen), but where a tile's rows come before its keys.
@@ -65,17 +75,13 @@ def over_keys(weights: Any, seen: Any, values: Any, row: Any, out: Any, width: A
 def over_queries(weights: Any, seen: Any, rows: Any, row: Any, out: Any, width: Any) -> None:
     """out (seen, width) += weights (ROWS, seen)' @ rows (ROWS, width), where the weights of later keys are zero."""
     step, out_step, nothing = 4 * weights.shape[1], 4 * out.shape[1], np.zeros(LANES, f32)
-    none = nothing.ctypes.data
     for top in range(0, seen, ROWS):
         for j in range(0, width, LANES):
             for i in range(0, ROWS, TALL):
                 first = i if top + ROWS == seen else 0
                 place = out.ctypes.data + (top + i) * out_step + 4 * j
                 left, right = weights.ctypes.data + first * step + 4 * (top + i), rows + 4 * (first * row + j)
-                if i < WHOLE:
-                    turned_tile(TALL, left, step, ROWS - first, right, 4 * row, place, out_step, none, 1)
-                else:
-                    turned_tile(REST, left, step, ROWS - first, right, 4 * row, place, out_step, none, 1)
+                turned_strip(i, left, step, ROWS - first, right, 4 * row, place, out_step, nothing.ctypes.data, 1)
 
 
 @once

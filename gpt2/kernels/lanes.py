@@ -162,16 +162,17 @@ class Emitter:
         pairs = list(zip(totals, twos, strict=True))
         if features.HAS_BF16:
             return [self.dot_halves(total, weights, two) for total, two in pairs]
-        for part in (self._high, self._low):  # one after the other for all: fewer registers at a time
+        for part in (self.high, self.low):  # one after the other for all: fewer registers at a time
             own = part(weights)
             pairs = [(self.multiply_add(part(self.spread(two)), own, total), two) for total, two in pairs]
         return [total for total, _ in pairs]
 
-    def _low(self, pairs: Any) -> Any:
+    def low(self, pairs: Any) -> Any:
         """The first bfloat16 of each pair as float32."""
         return self.builder.bitcast(self.builder.shl(pairs, ir.Constant(INTS, [16] * LANES)), FLOATS)
 
-    def _high(self, pairs: Any) -> Any:
+    def high(self, pairs: Any) -> Any:
+        """The second."""
         return self.builder.bitcast(self.builder.and_(pairs, ir.Constant(INTS, [0xFFFF0000] * LANES)), FLOATS)
 
     def fence(self) -> None:

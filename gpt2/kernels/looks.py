@@ -8,7 +8,7 @@ import numpy as np
 
 from gpt2.kernels import plan as at
 from gpt2.kernels.cache import kernel
-from gpt2.kernels.lanes import LANES
+from gpt2.kernels.lanes import BFLOAT16, FLOAT32, LANES
 from gpt2.kernels.scalars import exp, floats, highest
 
 f32 = np.float32
@@ -19,6 +19,18 @@ ONE = f32(1.0)
 def page_place(plan: Any, own: Any, page: Any, which: Any, head: Any) -> Any:
     """Which (page, keys or values, head) of the pool."""
     return ((own[at.FIRST_PAGE] + page) * 2 + which) * plan[at.HEADS] + head
+
+
+@kernel
+def bytes_of(kind: Any) -> Any:
+    """A stored number's."""
+    return 4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1
+
+
+@kernel
+def first_page(own: Any, position: Any) -> Any:
+    """The first page that a token sees."""
+    return max(0, position + 1 - own[at.WINDOW]) // LANES if own[at.WINDOW] > 0 else 0
 
 
 @kernel

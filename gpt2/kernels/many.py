@@ -17,11 +17,11 @@ from gpt2.kernels import plan as at
 from gpt2.kernels.cache import kernel
 from gpt2.kernels.chains import chain_tile, spread_rows
 from gpt2.kernels.lanes import BFLOAT16, FLOAT32, INT8, LANES
-from gpt2.kernels.looks import page_place, put, steepness, stretch, weigh
+from gpt2.kernels.looks import bytes_of, first_page, page_place, put, steepness, stretch, weigh
 
 TOGETHER = 24  # tokens
 TALL = 6  # of them in a tile
-NEAR = 4  # pages of values at a time
+SLOTS = 64  # whose values are summed at a time
 ROWS = TOGETHER if features.by_floats() else 8  # tokens or heads for which a worker has room
 
 
@@ -59,19 +59,17 @@ def tiles(n: Any, skip: Any, w: Any, x: Any, x_stride: Any, rows: Any, out: Any,
 @kernel
 def look_back_together(plan: Any, layer: Any, own: Any, table: Any, head: Any, n: Any, q: Any, position: Any,
                        out_row: Any, worker: Any) -> None:  # fmt: skip
-    """`look_back` of one head for up to TOGETHER tokens, NEAR pages at a time."""
+    """`look_back` of one head for up to TOGETHER tokens. Near are a page's keys, then SLOTS values of 16 numbers."""
     pad, stride, kind = plan[at.HEAD_PAD], plan[at.SCORE_STRIDE], plan[at.KV_KIND]
-    begin = max(0, position + 1 - own[at.WINDOW]) // LANES if own[at.WINDOW] > 0 else 0
-    end = (position + n - 1) // LANES + 1
-    size = pad * LANES  # numbers of a page
-    stored = size * (4 if kind == FLOAT32 else 2 if kind == BFLOAT16 else 1)
+    begin, end = first_page(own, position), (position + n - 1) // LANES + 1
+    stored = bytes_of(kind) * LANES  # bytes of a row
     scores = plan[at.SCORES] + worker * ROWS * stride * 4
     scratch = plan[at.SCRATCH] + worker * ROWS * pad * 4
-    near = plan[at.NEAR_PAGES] + worker * NEAR * size * 4
+    near = plan[at.NEAR] + worker * max(pad, SLOTS) * LANES * 4
     for page in range(begin, end):
         unseen = min(n, max(0, page * LANES - position))  # by so many of the tokens
         place = page_place(plan, own, np.int64(table[page % own[at.TURN]]), 0, head)
-        keys, out = plan[at.POOL] + place * stored, scores + (page - begin) * LANES * 4
+        keys, out = plan[at.POOL] + place * pad * stored, scores + (page - begin) * LANES * 4
         if kind != FLOAT32:
             spread(kind, keys, pad, near)
             keys = near
@@ -81,18 +79,19 @@ def look_back_together(plan: Any, layer: Any, own: Any, table: Any, head: Any, n
     scale = steepness(plan, layer)
     for i in range(n):
         weigh(own, scores + i * stride * 4, (end - begin) * LANES, position + i + 1 - begin * LANES, scale)
-    for first in range(begin, end, NEAR):
-        unseen, count = min(n, max(0, first * LANES - position)), min(NEAR, end - first)
+    if kind == INT8:
+        for page in range(begin, end):
+            place = page_place(plan, own, np.int64(table[page % own[at.TURN]]), 1, head)
+            stretch(scores + (page - begin) * LANES * 4, stride, n, plan[at.POOL_SCALES] + place * LANES * 4)
+    for first in range(begin, end, SLOTS // LANES):
+        unseen, count = min(n, max(0, first * LANES - position)), min(SLOTS // LANES, end - first)
         weights = scores + (first - begin) * LANES * 4
-        for page in range(count):
-            place = page_place(plan, own, np.int64(table[(first + page) % own[at.TURN]]), 1, head)
-            if kind == INT8:
-                stretch(weights + page * LANES * 4, stride, n, plan[at.POOL_SCALES] + place * LANES * 4)
-            for chunk in range(pad // LANES):
-                part = plan[at.POOL] + place * stored + chunk * (stored // pad * LANES)
-                spread(kind, part, LANES, near + (chunk * NEAR + page) * LANES * LANES * 4)
         for chunk in range(pad // LANES):
-            values, out = near + chunk * NEAR * LANES * LANES * 4, scratch + chunk * LANES * 4
-            tiles(n, unseen, values, weights, stride, count * LANES, out, pad, min(first - begin, 1))
+            for page in range(count):
+                place = page_place(plan, own, np.int64(table[(first + page) % own[at.TURN]]), 1, head)
+                values = plan[at.POOL] + (place * pad + chunk * LANES) * stored
+                spread(kind, values, LANES, near + page * LANES * LANES * 4)
+            out = scratch + chunk * LANES * 4
+            tiles(n, unseen, near, weights, stride, count * LANES, out, pad, min(first - begin, 1))
     for i in range(n):
         put(plan, scratch + i * pad * 4, out_row + i, head)

@@ -19,7 +19,7 @@ from numba import prange
 from gpt2.kernels.cache import once, parallel
 from gpt2.kernels.lanes import LANES
 from gpt2.kernels.tiles import fetch, turn
-from gpt2.kernels.tiles_float import STRIP, TALL, move, packed_tile, turn_eight
+from gpt2.kernels.tiles_float import STRIP, TALL, move, turn_eight, turned_tile
 
 f32 = np.float32
 
@@ -146,9 +146,11 @@ def product(
                         row, left = top + strip * TALL, strips[strip].ctypes.data
                         if row + TALL <= rows and column + LANES <= columns:
                             place = out.ctypes.data + row * step + 4 * column
-                            packed_tile(left, deep, right, place, step, start, 1 if adding else 0)
+                            turned_tile(TALL, left, 4 * STRIP, deep, right, 4 * LANES, place, step, start,
+                                        1 if adding else 0)  # fmt: skip
                         else:
-                            packed_tile(left, deep, right, part.ctypes.data, 4 * LANES, start, 0)
+                            turned_tile(TALL, left, 4 * STRIP, deep, right, 4 * LANES, part.ctypes.data, 4 * LANES,
+                                        start, 0)  # fmt: skip
                             put(part, out, row, column, adding)
 
 

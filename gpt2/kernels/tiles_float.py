@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpt2.kernels.lanes import F32, FLOATS, I32, I64, LANES, Emitter
+from gpt2.kernels.lanes import F32, FLOATS, I32, I64, Emitter
 from gpt2.kernels.tiles import prefetch
 
 TALL = 6  # rows of a tile, which is LANES columns wide
@@ -65,24 +65,6 @@ def turned_tile(typingctx: Any, tall: Any, a: Any, a_row: Any, depth: Any, b: An
         return context.get_dummy_value()
 
     return types.void(tall, *(types.int64,) * 9), code
-
-
-@intrinsic
-def packed_tile(typingctx: Any, a: Any, depth: Any, b: Any, out: Any, out_row: Any, start: Any, add: Any) -> Any:
-    """`tile` of TALL rows, a packed as a strip (depth, STRIP) and b as (depth, LANES)."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a, depth, b, *result = args
-        emit = Emitter(builder)
-
-        def operands(index: Any) -> tuple[Any, list[Any]]:
-            left = emit.at(a, index, 4 * STRIP)
-            return emit.at(b, index, 4 * LANES), [emit.at(left, 4 * m) for m in range(TALL)]
-
-        sums_of_products(emit, TALL, depth, operands, result)
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 7), code
 
 
 def sums_of_products(

@@ -137,6 +137,13 @@ def test_leftovers_of_a_kill_are_removed_and_harm_no_later_save(run: Path) -> No
     assert not list(run.glob(".*"))
 
 
+def test_a_leftover_that_will_not_go_is_let_be(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / f".{step_name(15)}.tmp").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    clean(run)
+    assert newest_good_step(run) == run / step_name(10)
+
+
 def test_what_others_are_writing_meanwhile_is_let_be(run: Path) -> None:
     """A thread removes old steps while the steps' hooks, and other processes, write beside them."""
     (run / f".{step_name(15)}.tmp").mkdir()

@@ -122,11 +122,13 @@ def test_a_long_prompt_has_the_bits_of_its_parts(runner_of: Any, kv: str, window
     for start, stop in itertools.pairwise((0, 3, 67, 68, 93, 95, 150, 200)):
         parts.append(logits(*text_on(runner, tokens[start:stop], start)))
     assert np.array_equal(whole, np.concatenate(parts))
+    few = logits(*text_on(runner, tokens[150:], 150, outputs=7))
+    assert np.array_equal(whole[-7:], few)
 
 
-def text_on(runner: CpuRunner, tokens: Sequence[int], start: int) -> tuple[CpuRunner, Span]:
-    """The runner and a span of its one text, all of whose logits are wanted."""
-    return runner, Span(tokens, start, range(13), len(tokens), ring=range(runner.rings.each))
+def text_on(runner: CpuRunner, tokens: Sequence[int], start: int, outputs: int = 0) -> tuple[CpuRunner, Span]:
+    """The runner and a span of its one text; 0: all of its logits are wanted."""
+    return runner, Span(tokens, start, range(13), outputs or len(tokens), ring=range(runner.rings.each))
 
 
 def test_tokens_taken_back_leave_nothing_behind(runner_of: Any) -> None:

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("numba")
 import numba
 
-from gpt2.kernels.chains import chain_tile, spread_rows
-from gpt2.kernels.many import TALL, tiles
+from gpt2.kernels.chains import chain_tile
+from gpt2.kernels.many import TALL, spread, tiles
 
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
 ROWS, STRIDE = 64, 70
@@ -25,16 +25,6 @@ def tile(kind, w, x, rows, out, add):  # type: ignore[no-untyped-def]
         chain_tile(1, 1, w, x, STRIDE, rows, out, 16, add)
     else:
         chain_tile(1, 2, w, x, STRIDE, rows, out, 16, add)
-
-
-@numba.njit
-def spread(kind, w, rows, out):  # type: ignore[no-untyped-def]
-    if kind == 0:
-        spread_rows(0, w, rows, out)
-    elif kind == 1:
-        spread_rows(1, w, rows, out)
-    else:
-        spread_rows(2, w, rows, out)
 
 
 def at(array: np.ndarray) -> int:

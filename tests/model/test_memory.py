@@ -17,7 +17,16 @@ from torch import Tensor
 from gpt2.kernels import features, ops
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
-from gpt2.model.memory import Pass, activation_bytes, kept_block_bytes, micro_batch, most_rows, training_bytes, whole
+from gpt2.model.memory import (
+    Pass,
+    activation_bytes,
+    kept_block_bytes,
+    micro_batch,
+    most_rows,
+    muon_bytes,
+    training_bytes,
+    whole,
+)
 from gpt2.model.presets import PRESETS
 from gpt2.runtime import pick_dtype
 from gpt2.train import validate
@@ -89,6 +98,16 @@ def test_states_are_so_many_bytes_a_parameter(kernels: bool, monkeypatch: pytest
     hidden = whole(config).hidden
     assert short.saving == 12 * count + 4 * hidden
     assert training_bytes(config, step, "muon").optimizer == held.optimizer - 4 * hidden
+
+
+def test_muon_gets_float32_copies_of_short_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "by_floats", lambda: True)
+    config = PRESETS["gpt2-124m"]
+    for dtype, micro_steps, copied in (("float32", 1, 0), ("bfloat16", 1, 4), ("bfloat16", 2, 0)):
+        step = Pass(4, dtype=dtype, micro_steps=micro_steps)  # type: ignore[arg-type]
+        muon, adamw = (training_bytes(config, step, optimizer).working for optimizer in ("muon", "adamw"))
+        stacks = muon_bytes(config, step, whole(config), mesh=False)
+        assert step.fused and muon - adamw == stacks + copied * whole(config).hidden
 
 
 def test_recomputation_and_tensor_parallelism_keep_less() -> None:

@@ -24,7 +24,7 @@ from gpt2.inference.runners.memory import aligned, padded
 from gpt2.kernels import features
 from gpt2.kernels import plan as at
 from gpt2.kernels.lanes import BFLOAT16, FLOAT32, GROUP, INT4, INT8, LANES
-from gpt2.kernels.many import NEAR, ROWS
+from gpt2.kernels.many import ROWS, SLOTS
 from gpt2.kernels.survey import BLOCK
 from gpt2.kernels.team import Team
 
@@ -235,11 +235,13 @@ class CpuRunner:
             at.SCALES: (widest // GROUP, tokens),
             at.SCORES: (threads, ROWS, stride),
             at.SCRATCH: (threads, ROWS, head_pad),
-            at.NEAR_PAGES: (threads, NEAR, head_pad, LANES),
         }
         for field, shape in floats.items():
             plan[field] = self._keep(aligned(shape, np.float32))
-        plan[at.WEIGHTS] = self._keep(aligned((threads, ROWS, stride), np.uint16))
+        if features.by_floats():  # see kernels/many.py
+            plan[at.NEAR] = self._keep(aligned((threads, max(head_pad, SLOTS), LANES), np.float32))
+        elif self.kv == "bfloat16":
+            plan[at.WEIGHTS] = self._keep(aligned((threads, ROWS, stride), np.uint16))
         plan[at.BYTES] = self._keep(aligned((tokens, widest), np.uint16 if plan[at.SHORT] == BFLOAT16 else np.int8))
         plan[at.SUMS] = self._keep(aligned((widest // GROUP, tokens), np.int32))
         if plan[at.SHORT] == INT8 and features.by_avx2():  # see kernels/wide.py
