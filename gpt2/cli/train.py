@@ -113,7 +113,7 @@ def short_settings() -> dict[str, Any]:
     from gpt2.runtime import say
 
     say(f"GPT2_SHORT is set: {SHORT_STEPS} steps only")
-    return {"max_steps": SHORT_STEPS, "batch_tokens": 1024, "eval_tokens": 2000}
+    return {"max_steps": SHORT_STEPS, "batch_tokens": 1024, "eval_tokens": 2000, "eval_every": SHORT_STEPS}
 
 
 def write_sample(module: GPT, tokenizer: Tokenizer) -> str:
