@@ -42,6 +42,19 @@ class Gpu:
         """Whether its matrix units know bfloat16; else they have float16 only."""
         return not self.name.startswith(("V100", "T4"))
 
+    def peak_in(self, dtype: str) -> float:
+        """FLOP/s in a number format: of float32 as TF32, as training multiplies it, half of bfloat16's where there is.
+
+        UserError where no such figure is known.
+        """
+        if dtype != "float32":
+            return self.peak
+        if not self.has_bfloat16 or self.name in NO_TF32:
+            raise UserError(f"--dtype float32: how fast a {self.name} multiplies it is not known here; leave it out")
+        return self.peak / 2
+
+
+NO_TF32 = ("MI355X", "MI250X")  # AMD's that know bfloat16 but have no such units
 
 RUNPOD = "RunPod's list, March 2026"
 LAMBDA = "Lambda's list, May 2026"

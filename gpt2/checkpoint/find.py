@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
 from gpt2.errors import UserError
 from gpt2.model.presets import HUB_IDS
+from gpt2.runtime import say
 
 PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.txt", "vocab.bpe"]
 MARKS = ("config.json", "adapter_config.json")  # a folder with one of them holds a model, or an adapter for one
@@ -55,7 +57,14 @@ def marked(folder: Path) -> bool:
 
 
 def point(link: Path, target: Path) -> None:
-    """Make `best` or `last` name a step folder beside it, atomically."""
+    """Make `best` or `last` name a step folder beside it, atomically.
+
+    A copy of a run that followed its links has a folder there: it is kept under another name, and said.
+    """
+    if link.is_dir() and not link.is_symlink():
+        aside = next(name for n in itertools.count(1) if not (name := link.with_name(f"{link.name}.copy{n}")).exists())
+        link.rename(aside)
+        say(f"{link}: a folder where a link belongs, from a copy that followed it; kept as {aside.name}")
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -10,15 +11,18 @@ import torch.distributed as dist
 from gpt2.errors import UserError
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=6)
 Group = dist.ProcessGroup | None  # None: a lone process
 
 
 def new_group() -> Group:
     """A group of all processes for saving alone, so that it may talk while training does; None in a lone process.
 
-    All processes must call it, and in the same order as whatever else makes groups.
+    All processes must call it, and in the same order as whatever else makes groups. The others wait in it while the
+    first writes a large model's folder alone.
     """
-    return dist.new_group(backend="gloo") if dist.is_available() and dist.is_initialized() else None
+    there = dist.is_available() and dist.is_initialized()
+    return dist.new_group(backend="gloo", timeout=PATIENCE) if there else None
 
 
 def rank_in(group: Group) -> int:

@@ -34,6 +34,7 @@ NUMBERS = "state.json"
 MANIFEST = "manifest.json"
 NEEDED_BY = "needed_by"  # in STATE: the folders of other runs that name this step as their model, a line each
 WEIGHTS = "weights."  # before the names of those of a step's tensors that make the model
+REPLACED = ".replaced"  # behind the hidden name of a step while another takes its place
 NO_ROOM = 2**20  # bytes: with less than this free, a write that failed failed for want of room
 SHARD = re.compile(r"__(\d+)_\d+\.distcp")  # what a process wrote, by its rank
 
@@ -141,13 +142,14 @@ def newest_good_step(run: Path) -> Path | None:
     return None
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a step folder, by its manifest; None if nothing is."""
+def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
+    """What is wrong with a step folder, by its manifest; None if nothing is. Of its files only one of so many parts."""
     try:
         wanted = json.loads((folder / STATE / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "incomplete: no readable manifest"
-    for name, (size, digest) in wanted.items():
+    largest = sorted(wanted.items(), key=lambda entry: (-entry[1][0], entry[0]))  # dealt out evenly, by size
+    for name, (size, digest) in largest[part::parts]:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -213,8 +215,12 @@ def clean(run: Path) -> None:
 
 
 def clean_steps(run: Path) -> None:
-    """Remove what an interrupted save or deletion of a step left."""
-    for pattern in (".step_*.tmp", ".step_*.old"):
+    """Remove what an interrupted save or deletion of a step left; put back what was just to be replaced."""
+    for path in run.glob(f".step_*{REPLACED}"):
+        folder = run / path.name.removeprefix(".").removesuffix(REPLACED)
+        if not folder.exists():
+            path.rename(folder)
+    for pattern in (".step_*.tmp", ".step_*.old", f".step_*{REPLACED}"):
         for path in run.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -255,11 +261,11 @@ def sha256(path: Path) -> str:
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
-    """Rename onto a folder that may exist (a damaged step that is written anew)."""
+    """Rename onto a folder that may exist: a damaged step that is written anew, the last one when it is validated."""
     if folder.exists():
         with suppress(OSError):
             shutil.copyfile(folder / STATE / NEEDED_BY, temporary / STATE / NEEDED_BY)
-        old = folder.with_name(f".{folder.name}.old")
+        old = folder.with_name(f".{folder.name}{REPLACED}")
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
         temporary.rename(folder)

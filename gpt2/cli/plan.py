@@ -69,7 +69,7 @@ def command(
     if not words or words[0].startswith("-"):
         raise UserError("name a CONFIG.toml or a PRESET first, as: gpt2 plan gpt2-124m; see gpt2 plan --help")
     config, preset, grow = read_settings(words)
-    devices = remote(gpus or 1, gpu or "h100") if gpus or gpu else here(config)
+    devices = remote(gpus or 1, gpu or "h100", config.dtype) if gpus or gpu else here(config)
     if flags["price"] is not None:
         devices = replace(devices, price=flags["price"], source="--price")
     from gpt2.train.forecast import forecast
@@ -115,13 +115,13 @@ def vocabulary(config: TrainConfig) -> int:
     return read_meta(config.data).vocab_size
 
 
-def remote(count: int, name: str) -> Devices:
-    """GPUs of the table."""
+def remote(count: int, name: str, dtype: str) -> Devices:
+    """GPUs of the table, as fast as they are in this number format."""
     from gpt2.hardware import find_gpu
     from gpt2.train.forecast import Devices
 
     gpu = find_gpu(name)
-    return Devices(gpu.name, "cuda", count, gpu.memory_bytes, gpu.peak, gpu.price, gpu.source)
+    return Devices(gpu.name, "cuda", count, gpu.memory_bytes, gpu.peak_in(dtype), gpu.price, gpu.source)
 
 
 def here(config: TrainConfig) -> Devices:

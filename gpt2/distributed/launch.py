@@ -1,7 +1,8 @@
 """Joining the processes that torchrun started, and this one's device and mesh among them.
 
-torchrun says in the environment who is who (RANK, LOCAL_RANK, WORLD_SIZE) and how often it has started the group anew
-(TORCHELASTIC_RESTART_COUNT). Whatever else starts processes may set the same.
+torchrun says in the environment who is who (RANK, LOCAL_RANK, WORLD_SIZE), how often this machine's part of the group
+was started anew (TORCHELASTIC_RESTART_COUNT) and of which job it is (TORCHELASTIC_RUN_ID). Whatever else starts
+processes may set the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gpt2.distributed.meet import name_of_start
 from gpt2.distributed.mesh import MeshSizes, make_mesh
 from gpt2.distributed.ranks import ALONE, Ranks, Together
 from gpt2.errors import UserError
@@ -48,12 +50,11 @@ def joined(world_size: int | None = None) -> Iterator[Ranks]:
         raise UserError(f"{size} processes were started, but this build of torch has no torch.distributed: start one")
     begun = not dist.is_initialized()
     if begun:
-        # torchrun's store outlives a restart: without a name of its own a new group finds the dead one's addresses.
         from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
         store, rank, _ = next(rendezvous("env://"))
-        own = PrefixStore(f"gpt2.attempt.{attempts()}", store)
+        own = PrefixStore(name_of_start(store, rank, size), store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=own, rank=rank, world_size=size)
         quieten()
@@ -114,14 +115,18 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def restarted() -> bool:
-    """Whether torchrun has started this group of processes anew after one of them failed."""
-    return attempts() > 0
+def restarted(peers: Ranks) -> bool:
+    """Whether torchrun has started processes anew after one of them failed; each machine knows only of its own."""
+    return peers.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0)
 
 
-def attempts() -> int:
-    """How often torchrun has started this group anew."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+def job() -> str:
+    """What names the job that torchrun was started for (its --rdzv-id); empty where nothing does.
+
+    A machine that takes the place of another has the same one, and has restarted nothing.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return "" if name == "none" else name
 
 
 def lost_peer(error: RuntimeError) -> bool:

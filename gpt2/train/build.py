@@ -24,7 +24,7 @@ from gpt2.runtime import Runtime, say, seed_everything
 from gpt2.tokenizer.files import load_tokenizer
 from gpt2.train import plan
 from gpt2.train.batches import open_batches
-from gpt2.train.compiled import compile_blocks
+from gpt2.train.compiled import compile_blocks, worth_it
 from gpt2.train.config import FROM_DATA, TrainConfig
 from gpt2.train.corpus import Corpus
 from gpt2.train.first_weights import Fill, Source, drawn, filler, skeleton, stored, unset
@@ -78,7 +78,7 @@ def fit_rows(config: TrainConfig, place: Place) -> TrainConfig:
 
 def resolve(config: TrainConfig, corpus: Corpus, place: Place) -> TrainConfig:
     """Decide everything that depends on this machine and these tokens, once; the main process's word counts."""
-    ranks, config = place.ranks, fit_rows(config, place)
+    ranks, config = place.ranks, settle_compile(fit_rows(config, place), place)
     epoch = corpus.tokens_per_epoch(config)
 
     def measure() -> float:
@@ -87,6 +87,15 @@ def resolve(config: TrainConfig, corpus: Corpus, place: Place) -> TrainConfig:
         return max(ranks.collect(plan.seconds_per_step(run, config)))
 
     return plan.decide_rhythm(config, ranks.share(plan.decide_steps(config, epoch, measure)))
+
+
+def settle_compile(config: TrainConfig, place: Place) -> TrainConfig:
+    """Where the clock ends the run, it says whether compiling pays: what is measured is then what is trained."""
+    by_clock = config.max_steps is None and config.max_tokens is None and config.max_seconds is not None
+    if config.compile != "auto" or not by_clock or not place.device.startswith("cuda"):
+        return config
+    assert config.max_seconds is not None
+    return replace(config, compile="on" if worth_it(config.max_seconds) else "off")
 
 
 def resolve_model(config: TrainConfig, corpus: Corpus) -> GPTConfig:
@@ -161,7 +170,9 @@ def lay_out(model: GPT, config: RunSettings, place: Place, tokens: float, fill: 
 
 def change_worker(weights: Weights, config: RunSettings, place: Place, tokens: float) -> Weights:
     """What a process that holds a whole model changes of the one that makes the passes; returns the same weights."""
-    spared = config.recompute == "selective" and weights.fused  # its blocks keep less already
+    spared = config.recompute == "selective" and weights.fused
+    if spared:
+        say("recompute = selective: the kernels of this processor keep as little without it; full keeps less")
     recompute = "none" if spared else config.recompute
     parallelize(weights.worker, None, weights.dtype, recompute, compiler(config, place, tokens), fp8=config.fp8)
     return weights

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+
+import torch
 
 from gpt2.distributed.launch import lost_peer
 from gpt2.distributed.ranks import ToldElsewhere
@@ -35,22 +37,48 @@ class Finished:
 
 
 def drive(
-    run: Run, config: RunSettings, live: Live, hooks: Sequence[Hook], save: Save, metrics: MetricsFile
+    run: Run,
+    config: RunSettings,
+    live: Live,
+    hooks: Sequence[Hook],
+    save: Save,
+    metrics: MetricsFile,
+    validate: Callable[[Run], None] | None = None,
 ) -> signal.Signals | None:
-    """Run the loop with its hooks, saving last; returns the signal that stopped it, if one did."""
+    """Run the loop with its hooks, saving last; returns the signal that stopped it, if one did.
+
+    `validate` is for the model that is done: it comes behind its checkpoint, which a kill then leaves there.
+    """
+    save.latest = run.state.step
     with live, stopping_on_signals(run) as request:
         try:
             with explaining(run, config), save:
-                fit(run, [*hooks, save])
+                train(run, hooks, save)
+                if validate is not None and run.state.step == run.max_steps != run.state.validated:
+                    validate(run)
+                    if run.state.validated == run.max_steps:  # it was not broken off
+                        save.save(run)
         finally:
             metrics.close()
         signals = [number for number in run.ranks.collect(request.signal) if number is not None]
+    resume = f"gpt2 {config.command} --resume {quote(config.out)}"
     if run.ended:
         say(run.ended)
     elif run.state.step < run.max_steps:
-        resume = f"gpt2 {config.command} --resume {quote(config.out)}"
         say(f"stopped after step {run.state.step} of {run.max_steps}; go on with: {resume}")
+    elif validate is not None and run.state.validated < run.max_steps:
+        say(f"trained, but not validated; make up for it with: {resume}")
     return next(iter(signals), None)
+
+
+def train(run: Run, hooks: Sequence[Hook], save: Save) -> None:
+    """The loop; what a step that cannot be taken, or was broken off, leaves behind is saved."""
+    try:
+        fit(run, [*hooks, save])
+    except BadStep:
+        save.keep(run, pruning=False)  # its weights may be what is wrong: no older step goes for this one
+        raise
+    save.keep(run)
 
 
 @contextmanager
@@ -66,6 +94,9 @@ def explaining(run: Run, config: RunSettings) -> Iterator[None]:
         note_rows(run, config, error.rows)
         way_out = f"started again with --resume {quote(config.out)}, or by torchrun's --max-restarts"
         raise UserError(f"{error}, or have it halved: {way_out}") from error
+    except torch.OutOfMemoryError as error:  # outside of a step: an evaluation, a sample
+        way_out = last_good(Path(config.out), config.command)
+        raise UserError(f"step {run.state.step}: out of memory on {run.device} beside the steps; {way_out}") from error
     except OSError as error:
         where = f"process {run.ranks.rank}, " if run.ranks.world_size > 1 else ""
         way_out = last_good(Path(config.out), config.command)

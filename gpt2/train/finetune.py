@@ -18,13 +18,14 @@ from gpt2.checkpoint.classifier import read_head
 from gpt2.checkpoint.find import find_folder, follow
 from gpt2.checkpoint.train_state import need, read_run_config
 from gpt2.data.examples import Encoded
-from gpt2.distributed.launch import Place, joined, restarted, take_place
+from gpt2.distributed.launch import Place, job, joined, restarted, take_place
 from gpt2.errors import UserError
 from gpt2.kernels.peak import device_peak
 from gpt2.model.gpt import GPT
 from gpt2.model.sizes import parameters
 from gpt2.runtime import Runtime, say
 from gpt2.tokenizer.bpe import Tokenizer
+from gpt2.train.begun import begin, goes_on, refuse_a_run, rewrite
 from gpt2.train.drive import Finished, drive
 from gpt2.train.hooks import Log, Sample
 from gpt2.train.judge import PER, Evaluate, Patience, Unjudged
@@ -34,13 +35,13 @@ from gpt2.train.live import Live
 from gpt2.train.lock import alone_in
 from gpt2.train.loop import Hook, Run
 from gpt2.train.metrics import numbers
-from gpt2.train.pretrain import IN_8_BITS, LEAVING, began, begin, refuse_a_run
+from gpt2.train.pretrain import IN_8_BITS, LEAVING
 from gpt2.train.report import Facts, Lines, loss_facts, speed_facts, write_report
 from gpt2.train.restore import find_step, restore
 from gpt2.train.save import Save
 from gpt2.train.shortage import fit_noted
 from gpt2.train.trackers import check_trackers, open_metrics
-from gpt2.train.tune_build import build_run, held_out, mesh_of, resolve, writer_of
+from gpt2.train.tune_build import build_run, fit_rows, held_out, mesh_of, resolve, writer_of
 from gpt2.train.tune_config import TuneConfig, compose, what_was_chosen
 from gpt2.train.words import clock
 
@@ -83,7 +84,7 @@ def finetune(
         raise UserError(f"{sorted(changes)[0]}: give a whole config or settings by name, not both")
     wanted = compose(**changes) if config is None else config
     with joined() as peers:
-        if restarted() and began(Path(wanted.out).expanduser(), wanted):
+        if goes_on(peers, Path(wanted.out).expanduser(), wanted):
             return resume(Path(wanted.out).expanduser(), completer, quiet=quiet)
         runtime, config, lessons = peers.attempt(lambda: prepare(wanted))
         if preview is not None:
@@ -143,21 +144,25 @@ def resume(
 ) -> Tuned:
     """Go on with a run from its newest whole checkpoint, with the same bits as if it had never stopped.
 
-    `changes` may lay the work out anew (CHANGEABLE has all names).
+    `changes` may lay the work out anew (CHANGEABLE has all names); they are the run's settings from then on.
     """
     with joined() as peers:
         runtime, config = peers.attempt(lambda: reopen(Path(out), changes or {}))
-        with alone_in(Path(out), peers, LEAVING if restarted() else 0.0):
+        again = restarted(peers)
+        with alone_in(Path(out), peers, LEAVING if again or job() else 0.0):
             step = find_step(Path(out), peers)
             lessons = peers.attempt(lambda: open_lessons(config, base_of(config, step)))
             place = take_place(runtime, mesh_of(config, lessons, runtime.world_size))
+            config = fit_rows(config, lessons, place)
+            if changes:
+                peers.attempt(lambda: rewrite(Path(out), config) if peers.is_main else None)
             run = build_run(config, lessons, place)
             if step is None:
                 say(f"{out}: no checkpoint yet; starting from step 0")
             else:
                 restore(run, identity(config, lessons), config, step)
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
-            fit_noted(run, config, chosen="micro_batch_size" in (changes or {}) and not restarted())
+            fit_noted(run, config, chosen="micro_batch_size" in (changes or {}) and not again)
             return tune_run(config, lessons, run, place, completer, quiet)
 
 

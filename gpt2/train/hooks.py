@@ -78,22 +78,25 @@ class Log:
 
 @dataclass
 class Evaluate:
-    """Validation loss every `every` steps on a part, after the last step on all of the split where that is cheap."""
+    """Validation loss every `every` steps on a part; `finish` reads all of the split where that is cheap."""
 
     split: Split
     metrics: MetricsFile
     live: Live
     every: int
     tokens: int
+    eot_id: int | None = None  # where documents do not see each other, what parts them
     latest: Validation | None = None
     latest_step: int = -1
 
     def __call__(self, run: Run, result: StepResult) -> None:
-        if run.state.step == run.max_steps:
-            most_tokens = max(self.tokens, round(LAST_EVAL_SHARE * run.state.tokens))
-            self.measure(run, most_tokens, run.weights.master, run.weights.master.config.context_length)
-        elif run.state.step % self.every == 0:
+        if run.state.step % self.every == 0 and run.state.step != run.max_steps:
             self.measure(run, self.tokens, run.weights.worker, result.length)
+
+    def finish(self, run: Run) -> None:
+        """The model that is done, in full digits."""
+        most_tokens = max(self.tokens, round(LAST_EVAL_SHARE * run.state.tokens))
+        self.measure(run, most_tokens, run.weights.master, run.weights.master.config.context_length)
 
     def measure(self, run: Run, most_tokens: int, model: GPT, length: int) -> None:
         """Score in windows as long as the rows that the model has seen so far: later positions are untrained.
@@ -102,12 +105,15 @@ class Evaluate:
         """
         try:
             found = validate(
-                model, self.split, run.device, most_tokens, self.tokens, length, run.ranks, lambda: run.asked
+                *(model, self.split, run.device, most_tokens, self.tokens, length, run.ranks),
+                asked=lambda: run.asked,
+                eot_id=self.eot_id,
             )
         except BrokenOff:
             self.live.say(f"step {run.state.step:,}  validation broken off, as the run is to end")
             return
         self.latest, self.latest_step = found, run.state.step
+        run.state.validated = run.state.step
         self.metrics.write(run.state.step, tokens=run.state.tokens, **found.as_metrics(), val_targets=found.targets)
         per_byte = f"  {found.bits_per_byte:.3f} bits per byte" if found.bits_per_byte else ""
         self.live.say(f"step {run.state.step:,}  validation loss {found.loss:.4f}{per_byte}")

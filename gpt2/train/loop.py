@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
 from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.masks import Packed
-from gpt2.train.guard import KEEP, Guard, Habits
+from gpt2.train.guard import KEEP, BadStep, Guard, Habits
 from gpt2.train.optim import Optimizer
 from gpt2.train.weights import Weights
 
@@ -30,6 +30,7 @@ class TrainState(Habits):
     best_val_loss: float = math.inf
     best_step: int = 0
     halvings: int = 0  # times that memory ran out: micro-batches are so often halved
+    validated: int = 0  # the step of the last validation
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,32 @@ class OutOfMemory(UserError):
         self.rows = rows
 
 
+class Interrupted(Exception):
+    """Somebody asked a lone process to end, between two micro-batches."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a run stood before the step in hand, which has not touched weights or optimizer yet."""
+
+    state: TrainState
+    cursor: Mapping[str, Any]
+    dice: Sequence[Tensor]
+    scale: tuple[float, int]
+
+    @classmethod
+    def of(cls, run: Run) -> Mark:
+        scale = run.weights.loss_scale, run.weights.good_steps
+        return cls(replace(run.state), dict(run.batches.state()), random_state(run.device), scale)
+
+    def put_back(self, run: Run) -> None:
+        """As if the step had never been begun, but for what it has learned of the memory."""
+        run.state = replace(self.state, halvings=run.state.halvings)
+        run.batches.load(self.cursor)
+        set_random_state(self.dice, run.device)
+        run.weights.loss_scale, run.weights.good_steps = self.scale
+
+
 class Hook(Protocol):
     """Called after every step; evaluation, samples, saving and talk are hooks."""
 
@@ -161,10 +188,22 @@ class Hook(Protocol):
 
 
 def fit(run: Run, hooks: Sequence[Hook]) -> TrainState:
-    """Train until max_steps or until someone sets `run.asked`. The state is good after every step."""
+    """Train until max_steps or until someone sets `run.asked`. The state is good after every step.
+
+    A lone process that is asked breaks off the step in hand, as a BadStep does, which is raised: the run then stands
+    before it.
+    """
     run.weights.train()
     while run.state.step < run.max_steps and not run.stopping:
-        result = take_step(run)
+        before = Mark.of(run)
+        try:
+            result = take_step(run)
+        except (BadStep, Interrupted) as error:
+            before.put_back(run)
+            if isinstance(error, BadStep):
+                raise
+            run.stopping = True
+            break
         run.state.step += 1
         run.state.tokens += result.tokens
         run.state.elapsed += result.seconds
@@ -222,6 +261,8 @@ def run_passes(run: Run, batch: Batch, count: int) -> float:
     total = torch.zeros((), device=run.device)
     rows = micro_batch_rows(run, batch.inputs.size(1))
     for start in range(0, len(batch.inputs), rows):
+        if run.asked and run.ranks.world_size == 1:  # among several the others wait in this step's sums
+            raise Interrupted
         loss = run.objective.loss(weights.worker, batch.part(slice(start, start + rows), run.device))
         weights.backward(loss / count, last=start + rows >= len(batch.inputs))
         total += loss.detach()

@@ -26,23 +26,28 @@ def decide_micro_batch(
 ) -> int:
     """The most of a process's `rows` a step (all of them, if alone) that fit the free memory, in even micro-steps.
 
-    On a mesh of several processes it holds its share of the model alone.
+    On a mesh of several processes it holds its share of the model alone. A number that was chosen stands, but what may
+    not fit is said.
     """
     rows = config.batch_rows if rows is None else rows
-    if config.micro_batch_size is not None:
-        return min(config.micro_batch_size, rows)
+    given = min(config.micro_batch_size or 1, rows)
     device = "cuda" if config.device.startswith("cuda") else "cpu"
     held = shares(config.model, mesh) if mesh and mesh.world_size > 1 else None
     tp = mesh.tp if mesh else 1
     step = Pass(1, 0, config.dtype, device, config.recompute, tp, mesh=held is not None)
     optimizer = config.optim.optimizer
     room = int(free_bytes * MEMORY_SHARE)
-    needed = training_bytes(config.model, step, optimizer, held, config.async_save)
+    asked = replace(step, rows=given, micro_steps=-(-rows // given)) if config.micro_batch_size else step
+    needed = training_bytes(config.model, asked, optimizer, held, config.async_save)
     if needed.total - needed.base > room:
+        wanted = f"{given} rows at a time take" if given > 1 else "one row at a time takes"
+        less = "--micro_batch_size none takes fewer" if given > 1 else "--recompute full or a smaller model takes less"
         say(
-            f"memory may run out: one row at a time takes about {(needed.total - needed.base) / 1e9:.1f} GB, "
-            f"{free_bytes / 1e9:.1f} GB are free; --recompute full or a smaller model takes less"
+            f"memory may run out: {wanted} about {(needed.total - needed.base) / 1e9:.1f} GB, "
+            f"{free_bytes / 1e9:.1f} GB are free; {less}"
         )
+    if config.micro_batch_size is not None:
+        return given
     return micro_batch(config.model, step, optimizer, rows, room, config.async_save, held)
 
 

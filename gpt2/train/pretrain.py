@@ -6,23 +6,21 @@ train_state/), and `best` and `last`, which name one of these.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpt2 import config as settings
 from gpt2.checkpoint.find import find_folder
 from gpt2.checkpoint.train_state import read_run_config
-from gpt2.distributed.launch import joined, restarted, take_place
+from gpt2.distributed.launch import job, joined, restarted, take_place
 from gpt2.errors import UserError
 from gpt2.kernels.peak import device_peak
 from gpt2.model.gpt import GPT
 from gpt2.model.sizes import parameters
 from gpt2.runtime import Runtime, say
 from gpt2.tokenizer.bpe import Tokenizer
+from gpt2.train.begun import begin, goes_on, refuse_a_run, rewrite
 from gpt2.train.build import build_run, check_layout, fit_rows, resolve, resolve_shape, sizes_of
 from gpt2.train.config import TrainConfig, compose
 from gpt2.train.corpus import Corpus, absolute, open_corpus
@@ -33,8 +31,7 @@ from gpt2.train.lock import alone_in
 from gpt2.train.loop import Hook, Run
 from gpt2.train.report import write_report
 from gpt2.train.restore import find_step, identity, restore
-from gpt2.train.save import ASKED_FOR, Save, whole_model, write_settings
-from gpt2.train.settings import RunSettings
+from gpt2.train.save import Save, whole_model
 from gpt2.train.shortage import fit_noted
 from gpt2.train.trackers import check_trackers, open_metrics
 
@@ -62,7 +59,7 @@ def pretrain(
         raise UserError(f"{sorted(changes)[0]}: give a whole config or settings by name, not both")
     wanted = compose(**changes) if config is None else config
     with joined() as peers:
-        if restarted() and began(Path(wanted.out).expanduser(), wanted):
+        if goes_on(peers, Path(wanted.out).expanduser(), wanted):
             return resume(Path(wanted.out).expanduser(), sampler, quiet)
         runtime, config, corpus = peers.attempt(lambda: prepare(wanted))
         place = take_place(runtime, sizes_of(config, runtime.world_size))
@@ -88,56 +85,31 @@ def prepare(config: TrainConfig) -> tuple[Runtime, TrainConfig, Corpus]:
     return runtime, resolve_shape(config, corpus, runtime), corpus
 
 
-def refuse_a_run(out: Path) -> None:
-    if (out / "config.toml").exists():
-        raise UserError(f"{out}: holds a run already; go on with it by --resume {out}, or choose another --out")
-
-
-def begin(out: Path, config: RunSettings, wanted: RunSettings) -> None:
-    """Make the folder a run; another that began while this one was being built comes first."""
-    refuse_a_run(out)
-    write_settings(out, config, asked_for(wanted))
-
-
-def began(out: Path, wanted: RunSettings) -> bool:
-    """Whether this very command began the run in the folder, before torchrun started its processes anew.
-
-    False where there is none. UserError for a run of other settings: nobody asked for it to go on.
-    """
-    path = out / "config.toml"
-    if not path.exists():
-        return False
-    marks = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(ASKED_FOR)]
-    if marks and marks[0] != ASKED_FOR + asked_for(wanted):
-        refuse_a_run(out)
-    return True
-
-
-def asked_for(wanted: RunSettings) -> str:
-    """What tells the settings of one command from another's, before anything was resolved."""
-    return hashlib.sha256(json.dumps(settings.to_tree(wanted), sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def resume(
     out: str | Path, sampler: Sampler | None = None, quiet: bool = False, changes: Mapping[str, Any] | None = None
 ) -> Finished:
     """Go on with a run from its newest whole checkpoint, with the same bits as if it had never stopped.
 
-    `changes` may lay the work out anew, on another mesh or with another micro-batch (CHANGEABLE has all names).
+    `changes` may lay the work out anew, on another mesh or with another micro-batch (CHANGEABLE has all names); they
+    are the run's settings from then on.
     """
     with joined() as peers:
         runtime, config, corpus = peers.attempt(lambda: reopen(Path(out), changes or {}))
         place = take_place(runtime, sizes_of(config, runtime.world_size))
-        with alone_in(Path(out), place.ranks, LEAVING if restarted() else 0.0):
+        again = restarted(place.ranks)
+        with alone_in(Path(out), place.ranks, LEAVING if again or job() else 0.0):
             step = find_step(Path(out), place.ranks)
-            config = config if config.micro_batch_size else fit_rows(config, place)
+            rows = fit_rows(config, place).micro_batch_size
+            config = replace(config, micro_batch_size=config.micro_batch_size or rows)
+            if changes:
+                place.ranks.attempt(lambda: rewrite(Path(out), config) if place.ranks.is_main else None)
             run = build_run(config if step is None else replace(config, init=None), corpus, place, anew=step is None)
             if step is None:
                 say(f"{out}: no checkpoint yet; starting from step 0")
             else:
                 restore(run, identity(corpus), config, step)
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
-            fit_noted(run, config, chosen="micro_batch_size" in (changes or {}) and not restarted())
+            fit_noted(run, config, chosen="micro_batch_size" in (changes or {}) and not again)
             return train_run(config, corpus, run, sampler, quiet)
 
 
@@ -166,7 +138,8 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
     metrics = open_metrics(config, run.state.step, run.ranks)
     peak = device_peak(config.device, config.dtype)
     live = Live(run, peak, quiet, config.ramp.tokens_before)
-    evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens)
+    eot_id = corpus.train.meta.eot_id if config.pack == "masked" else None
+    evaluate = Evaluate(corpus.val, metrics, live, config.eval_every or run.max_steps, config.eval_tokens, eot_id)
     hooks: list[Hook] = [live, Stretch(config), Log(metrics, live, config.log_every), evaluate]
     if sampler and corpus.tokenizer:
         tokenizer = corpus.tokenizer
@@ -174,7 +147,7 @@ def train_run(config: TrainConfig, corpus: Corpus, run: Run, sampler: Sampler | 
         hooks.append(Sample(lambda model: sampler(model, tokenizer), metrics, live, every))
     writer = whole_model(run.weights.master.config, corpus.tokenizer)
     save = Save(out, config, writer, evaluate, {"Trained on": config.data}, identity(corpus))
-    stopped_by = drive(run, config, live, hooks, save, metrics)
+    stopped_by = drive(run, config, live, hooks, save, metrics, evaluate.finish)
     if run.ranks.is_main:
         write_report(out, config)
     return Finished(out, run.state, evaluate.latest, stopped_by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from gpt2.checkpoint.find import point
-from gpt2.checkpoint.train_state import STATE, WEIGHTS, clean, newest_good_step, read_numbers, step_name
+from gpt2.checkpoint.train_state import STATE, WEIGHTS, clean, damage, read_numbers, step_name, steps
 from gpt2.data.shards import Split
 from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
@@ -25,12 +26,28 @@ BLOCK = 1024  # tokens
 
 
 def find_step(out: Path, ranks: Ranks = ALONE) -> Path | None:
-    """The newest whole step, the same in all processes; the first looks, and removes what a kill left half done."""
-    step = None
+    """The newest whole step, the same in all processes; the first removes what a kill left half done.
+
+    Each process sums its part of the files. UserError where one does not see them.
+    """
+    names: list[str] = []
     if ranks.is_main:
         clean(out)
-        step = newest_good_step(out)
-    return ranks.share(step)
+        names = [step.name for step in steps(out)]
+    for name in reversed(ranks.share(names)):
+        step = out / name
+        ranks.attempt(functools.partial(see, step))
+        faults = [fault for fault in ranks.collect(damage(step, ranks.rank, ranks.world_size)) if fault is not None]
+        if not faults:
+            return step
+        say(f"{step}: {faults[0]}; going back to the step before it")
+    return None
+
+
+def see(step: Path) -> None:
+    """UserError if the folder is not there for this process."""
+    if not step.is_dir():
+        raise UserError(f"{step}: not seen by every process; the run's folder must be one that all of them see")
 
 
 def restore(run: Run, reads: dict[str, Any], config: RunSettings, step: Path) -> None:

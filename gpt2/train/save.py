@@ -106,14 +106,22 @@ class Save:
         if step % (self.config.save_every or run.max_steps) == 0 or step == run.max_steps or run.stopping:
             self.save(run)
 
-    def save(self, run: Run) -> None:
-        """Copy what makes the run and have it written; what went wrong with the one before is raised here."""
+    def keep(self, run: Run, pruning: bool = True) -> None:
+        """Save where the run stands, if no checkpoint does yet: a step was broken off."""
+        if run.state.step > self.latest:
+            self.save(run, pruning)
+
+    def save(self, run: Run, pruning: bool = True) -> None:
+        """Copy what makes the run and have it written; what went wrong with the one before is raised here.
+
+        Without `pruning` no older checkpoint goes for it.
+        """
         self.finish()
         self.latest = run.state.step
         improved = self.note_best(run)
         live = pieces(tensors_of(run))
         step = Step(self.latest, self.numbers(run), self.copied(live), self.model_writer(run))
-        self.thread.start(lambda: self.write(step, improved))
+        self.thread.start(lambda: self.write(step, improved, pruning))
         if not self.config.async_save:
             self.finish()
 
@@ -146,14 +154,15 @@ class Save:
         self.copies = copies if any(piece.local.is_cuda for piece in live.values()) else None
         return copies
 
-    def write(self, step: Step, improved: bool) -> None:
+    def write(self, step: Step, improved: bool, pruning: bool) -> None:
         """The thread's part. Only the first process makes and removes anything beside its own tensors."""
         main = rank_in(self.group) == 0
         folder = self.write_step(step, main)
         if main:
             if improved:
                 point(self.folder / "best", folder)
-            prune(self.folder, self.config.keep_last, {path for path in [follow(self.folder / "best")] if path})
+            if pruning:
+                prune(self.folder, self.config.keep_last, {path for path in [follow(self.folder / "best")] if path})
 
     def write_step(self, step: Step, main: bool) -> Path:
         """Write the files; a folder that vanishes meanwhile is made anew, once. All processes see the same error."""

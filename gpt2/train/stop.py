@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal end a run after the step in hand; a second Ctrl-C ends it at once.
+"""Ctrl-C, SIGTERM and a closed terminal end a run, between two micro-batches; a second Ctrl-C ends it at once.
 
 A second SIGTERM does not: whoever stops a group of processes (torchrun, systemd) sends each more than one. And a
 terminal whose closing the process was told to ignore (`nohup`) may close.
@@ -33,7 +33,7 @@ class StopRequest:
 def stopping_on_signals(run: Run) -> Iterator[StopRequest]:
     """While inside, signals set `run.asked` instead of killing; only the main thread may ask for that.
 
-    Among several processes it is enough that one is asked: the loop agrees once a step.
+    Among several processes it is enough that one is asked: the loop agrees once a step, which is then taken whole.
     """
     request, first = StopRequest(), 0.0
     if threading.current_thread() is not threading.main_thread():
@@ -47,7 +47,7 @@ def stopping_on_signals(run: Run) -> Iterator[StopRequest]:
                 raise KeyboardInterrupt
             return
         request.signal, run.asked, first = signal.Signals(number), True, time.monotonic()
-        say("stopping after this step and saving; Ctrl-C once more to stop at once")
+        say("stopping and saving; Ctrl-C once more to stop at once")
 
     nohup = HANGUP is not None and signal.getsignal(HANGUP) is signal.SIG_IGN
     heard = [number for number in SIGNALS if not (nohup and number == HANGUP)]

@@ -74,8 +74,13 @@ def replicated(config: TuneConfig, lessons: Lessons) -> bool:
 def resolve(config: TuneConfig, lessons: Lessons, place: Place) -> TuneConfig:
     """Decide everything that depends on the examples and this machine, once; the main process's word counts."""
     config = fit_to_data(config, lessons.shape, len(lessons.train), lessons.tokens, lessons.kind)
-    config = replace(config, micro_batch_size=min(place.ranks.collect(decide_micro_batch(config, lessons, place))))
+    config = fit_rows(config, lessons, place)
     return decide_rhythm(config, place.ranks.share(decide_steps(config, lessons, place)))
+
+
+def fit_rows(config: TuneConfig, lessons: Lessons, place: Place) -> TuneConfig:
+    """Decide how many rows are taken at a time; all processes take as many."""
+    return replace(config, micro_batch_size=min(place.ranks.collect(decide_micro_batch(config, lessons, place))))
 
 
 def decide_micro_batch(config: TuneConfig, lessons: Lessons, place: Place) -> int:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from gpt2.data.loader import eval_windows
 from gpt2.data.shards import Split
 from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.gpt import GPT
+from gpt2.model.masks import Packed
+from gpt2.train.batches import documents
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}  # of windows at a time: more gain nothing and take memory
 
@@ -67,11 +70,13 @@ def validate(
     length: int | None = None,
     ranks: Ranks = ALONE,
     asked: Callable[[], bool] = lambda: False,
+    eot_id: int | None = None,
 ) -> Validation:
     """Score the split from its start, at most about `most_tokens`; BrokenOff where `asked`, of any rank, says so.
 
     `mark` fixes the part whose loss is compared between evaluations of different extent; `length` is that of the
     windows, the model's context if it is None. Several ranks share each batch of windows and all get the same sums.
+    With `eot_id` no document of a window sees another, as in a run that packs them so.
     """
     length = length or model.config.context_length
     was_training = model.training
@@ -82,8 +87,9 @@ def validate(
     start_loss: float | None = None
     for inputs, wanted in eval_windows(split, length, max(1, tokens // length)):
         mine = share_of_rows(inputs, 0, ranks), share_of_rows(wanted, IGNORE_INDEX, ranks)
-        loss, count = model(*(torch.from_numpy(rows).to(device) for rows in mine))
-        nats, scored, ends = ranks.total([float(loss), int(count), float(asked())])
+        given, aims = (torch.from_numpy(rows).to(device) for rows in mine)
+        loss, count = score(model, given, aims, eot_id, ranks)
+        nats, scored, ends = ranks.total([loss, count, float(asked())])
         if ends:
             model.train(was_training)
             raise BrokenOff
@@ -96,6 +102,21 @@ def validate(
     share = targets / len(split)
     text_bytes = split.text_bytes * share if split.text_bytes else None
     return Validation(total, targets, text_bytes, total / targets if start_loss is None else start_loss)
+
+
+@torch.no_grad()
+def score(model: GPT, inputs: Tensor, targets: Tensor, eot_id: int | None, ranks: Ranks) -> tuple[float, int]:
+    """Summed loss (nats) and number of the targets, (B, T) each; where a lone process's memory runs out, in halves."""
+    try:
+        context = None if eot_id is None else Packed(documents(inputs, eot_id))
+        loss, count = model(inputs, targets, context)
+        return float(loss), int(count)
+    except torch.OutOfMemoryError:
+        if len(inputs) == 1 or ranks.world_size > 1:
+            raise
+    half = len(inputs) // 2
+    parts = [score(model, inputs[rows], targets[rows], eot_id, ranks) for rows in (slice(half), slice(half, None))]
+    return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
 
 
 def share_of_rows(rows: npt.NDArray[np.int64], filler: int, ranks: Ranks) -> npt.NDArray[np.int64]:

@@ -50,6 +50,19 @@ def test_a_pointer_can_be_moved_and_may_be_a_file_where_links_cannot_be(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_folder_where_a_copy_has_followed_the_link_is_kept_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = folder(tmp_path / "step_1"), folder(tmp_path / "step_2")
+    folder(tmp_path / "last")
+    folder(tmp_path / "last.copy1")
+    find.point(tmp_path / "last", two)
+    assert find.follow(tmp_path / "last") == two and find.marked(tmp_path / "last.copy2")
+    assert "kept as last.copy2" in capsys.readouterr().err
+    find.point(tmp_path / "last", one)
+    assert find.follow(tmp_path / "last") == one and not capsys.readouterr().err
+
+
 def test_a_best_whose_step_is_gone_falls_back_to_last(tmp_path: Path) -> None:
     find.point(tmp_path / "best", tmp_path / "step_1")
     find.point(tmp_path / "last", folder(tmp_path / "step_2"))

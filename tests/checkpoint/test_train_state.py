@@ -137,6 +137,34 @@ def test_leftovers_of_a_kill_are_removed_and_harm_no_later_save(run: Path) -> No
     assert not list(run.glob(".*"))
 
 
+def test_a_step_that_was_just_to_be_replaced_is_put_back(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the two renames of a step that is written once more."""
+    original = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.startswith(".step_") and self.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            save_step(run, made(10))
+    assert not (run / step_name(10)).exists()
+    clean(run)
+    assert newest_good_step(run) == run / step_name(10)
+    assert not list(run.glob(".*"))
+    save_step(run, made(10))
+    assert damage(run / step_name(10)) is None and not list(run.glob(".*"))
+
+
+def test_processes_share_the_work_of_summing_a_step(run: Path) -> None:
+    step = run / step_name(10)
+    cut(step / "model.bin")
+    found = [damage(step, part, 3) for part in range(3)]
+    assert sorted(found, key=str) == [None, None, "model.bin is damaged"]
+
+
 def test_a_leftover_that_will_not_go_is_let_be(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / f".{step_name(15)}.tmp").mkdir()
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)

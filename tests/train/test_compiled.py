@@ -10,10 +10,13 @@ import torch
 import torch._dynamo
 from torch import nn
 
+from gpt2.distributed.launch import Place
 from gpt2.distributed.parallelize import Recompute, parallelize
 from gpt2.model.config import GPTConfig
 from gpt2.model.gpt import GPT
 from gpt2.train import compiled
+from gpt2.train.build import settle_compile
+from gpt2.train.config import compose
 
 CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=32, context_length=16, vocab_size=50)
 PEAK = 989e12
@@ -48,6 +51,15 @@ def test_a_long_run_on_a_gpu_is_compiled(monkeypatch: pytest.MonkeyPatch, capsys
     assert compiled.compile_blocks(model, "auto", "cuda", PEAK, LONG)
     assert done == list(model.h)
     assert capsys.readouterr().err.startswith("compiling the blocks")
+
+
+@pytest.mark.parametrize(("seconds", "mode"), [(100.0, "off"), (8 * 3600.0, "on")])
+def test_where_the_clock_ends_the_run_what_is_measured_is_what_is_trained(seconds: float, mode: str) -> None:
+    config = compose(data="tokens", out="run", device="cuda", max_seconds=seconds)
+    assert settle_compile(config, Place("cuda")).compile == mode
+    for other in (replace(config, max_steps=9), replace(config, max_tokens=9), replace(config, compile="on")):
+        assert settle_compile(other, Place("cuda")) == other
+    assert settle_compile(config, Place("cpu")) == config
 
 
 def test_a_processor_without_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,11 @@ from gpt2.checkpoint.train_state import damage, newest_good_step, read_numbers, 
 from gpt2.errors import UserError
 from gpt2.runtime import say
 from gpt2.train.background import Background
+from gpt2.train.begun import began
 from gpt2.train.config import TrainConfig
 from gpt2.train.hooks import Log
 from gpt2.train.loop import Run, StepResult
-from gpt2.train.pretrain import began, pretrain, resume
+from gpt2.train.pretrain import pretrain, resume
 from gpt2.train.save import Save
 
 Tiny = Callable[..., TrainConfig]
@@ -73,10 +74,10 @@ def test_training_goes_on_while_a_checkpoint_is_written(tiny: Tiny, monkeypatch:
     further = threading.Event()
     write = Save.write
 
-    def slow(self: Save, step: Any, improved: bool) -> None:
+    def slow(self: Save, step: Any, *rest: bool) -> None:
         if step.number == 3:
             assert further.wait(60), "the steps waited for the checkpoint"
-        write(self, step, improved)
+        write(self, step, *rest)
 
     monkeypatch.setattr(Save, "write", slow)
     at_step(monkeypatch, 5, further.set)
@@ -212,8 +213,36 @@ def test_an_error_in_the_background_is_handed_over_once() -> None:
 
 def test_processes_that_are_started_anew_go_on_with_their_own_run_alone(tiny: Tiny) -> None:
     out = Path(tiny().out)
-    assert not began(out, tiny())
+    assert not began(out, tiny(), again=True)
     pretrain(tiny(), quiet=True)
-    assert began(out, tiny())
+    assert began(out, tiny(), again=True)
+    assert not began(out, tiny(), again=False), "the same command typed twice"
     with pytest.raises(UserError, match="holds a run already"):
-        began(out, tiny(max_steps=9))
+        began(out, tiny(max_steps=9), again=True)
+
+
+def test_a_machine_that_takes_another_s_place_goes_on_with_its_job_s_run(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(tiny().out)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "4711")
+    pretrain(tiny(), quiet=True)
+    assert began(out, tiny(), again=False) and began(out, tiny(), again=True)
+    assert not began(out, tiny(max_steps=9), again=False)
+    assert pretrain(tiny(), quiet=True).state.step == 12, "it goes on, to the end that it has reached"
+    for other in ("4712", "none", ""):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", other)
+        assert not began(out, tiny(), again=False) and began(out, tiny(), again=True)
+
+
+def test_what_a_resumed_run_was_told_holds_for_the_next_one_too(tiny: Tiny) -> None:
+    run = pretrain(tiny(max_steps=2, micro_batch_size=4), quiet=True).folder
+    before = (run / "config.toml").read_text()
+    resume(run, quiet=True)
+    assert (run / "config.toml").read_text() == before
+    resume(run, quiet=True, changes={"on_outlier": "skip", "micro_batch_size": 2})
+    after = (run / "config.toml").read_text()
+    assert 'on_outlier = "skip"' in after and "micro_batch_size = 2" in after
+    assert after.splitlines()[:2] == before.splitlines()[:2], "who began it"
+    resume(run, quiet=True)
+    assert (run / "config.toml").read_text() == after

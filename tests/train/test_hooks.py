@@ -11,15 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from gpt2.checkpoint.find import find_folder
+from gpt2.checkpoint.find import find_folder, follow
 from gpt2.checkpoint.hf_config import read_config
 from gpt2.checkpoint.native import load_module
-from gpt2.checkpoint.train_state import steps
+from gpt2.checkpoint.train_state import newest_good_step, steps
+from gpt2.data.shards import open_split
+from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
+from gpt2.model.config import GPTConfig
+from gpt2.model.gpt import GPT
 from gpt2.train.config import TrainConfig, compose
 from gpt2.train.hooks import Evaluate, Stretch
 from gpt2.train.loop import Run, StepResult
-from gpt2.train.pretrain import Finished, pretrain
+from gpt2.train.pretrain import Finished, pretrain, resume
+from gpt2.train.validate import score, validate
 
 
 def test_positions_that_were_never_trained_start_as_copies(
@@ -72,10 +77,82 @@ def test_who_is_asked_to_end_does_not_wait_for_the_last_evaluation(
         run.asked = run.state.step == run.max_steps
         original(self, run, *rest)
 
-    monkeypatch.setattr(Evaluate, "measure", asked_meanwhile)
-    finished = pretrain(tiny(eval_every=100))
-    assert finished.validation is None and "validation broken off" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluate, "measure", asked_meanwhile)
+        finished = pretrain(tiny(eval_every=100))
+    said = capsys.readouterr().err
+    assert finished.validation is None and "validation broken off" in said
+    assert "trained, but not validated; make up for it with: gpt2 train --resume" in said
     assert list(steps(finished.folder))[-1].name == f"step_{finished.state.step:08d}", "what was trained is saved"
+    assert not (finished.folder / "best").exists()
+    again = resume(finished.folder, quiet=True)
+    assert again.validation is not None and again.validation.targets == 900
+    assert follow(finished.folder / "best") == list(steps(finished.folder))[-1].resolve()
+    assert resume(finished.folder, quiet=True).validation is None, "it was made up for"
+
+
+def test_a_model_that_is_trained_is_saved_before_it_is_validated_and_its_card_has_the_verdict(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Evaluate, run: Run) -> None:
+        raise ZeroDivisionError
+
+    config = tiny(save_every=5, eval_every=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluate, "finish", killed)
+        with pytest.raises(ZeroDivisionError):
+            pretrain(config, quiet=True)
+    newest = newest_good_step(Path(config.out))
+    assert newest is not None and newest.name == "step_00000012"
+    found = resume(config.out, quiet=True).validation
+    assert found is not None and f"{found.loss:.4f} nats" in (newest / "README.md").read_text()
+
+
+def test_documents_that_do_not_see_each_other_in_training_do_not_in_validation() -> None:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=32, context_length=16, vocab_size=50))
+    inputs, targets = torch.randint(1, 50, (2, 16)), torch.randint(1, 50, (2, 16))
+    inputs[0, 5] = inputs[0, 11] = inputs[1, 0] = 7
+    cuts = [(0, 0, 5), (0, 5, 11), (0, 11, 16), (1, 0, 16)]
+    with torch.no_grad():
+        alone = [model(inputs[[row], begin:end], targets[[row], begin:end]) for row, begin, end in cuts]
+    loss, count = score(model, inputs, targets, 7, ALONE)
+    assert loss == pytest.approx(float(sum(part[0] for part in alone)), rel=1e-6) and count == 32
+    assert score(model, inputs, targets, None, ALONE)[0] != pytest.approx(loss, rel=1e-4)
+
+
+def test_a_masked_run_is_validated_with_its_mask(
+    tiny: Callable[..., TrainConfig], tokens: Path, tmp_path: Path
+) -> None:
+    ends = tmp_path / "ends"
+    shutil.copytree(tokens, ends)
+    (ends / "meta.json").write_text((ends / "meta.json").read_text().replace('"eot_id": null', '"eot_id": 7'))
+    finished = pretrain(tiny(data=str(ends), pack="masked", max_steps=2), quiet=True)
+    model, found = load_module(finished.folder / "last", read_config(finished.folder / "last")), finished.validation
+    val = open_split(str(ends), "val")
+    assert found is not None
+    assert found.loss == pytest.approx(validate(model, val, "cpu", eot_id=7).loss, rel=1e-6)
+    assert found.loss != pytest.approx(validate(model, val, "cpu").loss, rel=1e-5)
+
+
+def test_a_validation_that_is_too_much_for_the_memory_goes_on_with_fewer_windows() -> None:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=32, context_length=8, vocab_size=50))
+    inputs, targets = torch.randint(50, (5, 8)), torch.randint(50, (5, 8))
+    expected, sizes = score(model, inputs, targets, None, ALONE), []
+    original = model.forward
+
+    def forward(inputs: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(inputs))
+        if len(inputs) > 2:
+            raise torch.OutOfMemoryError
+        return original(inputs, *rest)
+
+    model.forward = forward  # type: ignore[method-assign]
+    assert score(model, inputs, targets, None, ALONE) == (pytest.approx(expected[0], rel=1e-6), expected[1])
+    assert sizes == [5, 2, 3, 1, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        score(model, inputs, targets, None, Ranks(world_size=2))
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(

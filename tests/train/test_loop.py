@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from fixed_runs import make_run, side_by_side
+from fixed_runs import Fixed, make_run, side_by_side
+from killed_runs import trace
 
+from gpt2.checkpoint.train_state import steps
 from gpt2.errors import UserError
 from gpt2.model.config import IGNORE_INDEX
 from gpt2.train.config import TrainConfig
-from gpt2.train.guard import NonFiniteLoss
-from gpt2.train.loop import Run, StepResult, fit, take_step
-from gpt2.train.pretrain import pretrain
+from gpt2.train.guard import FIRST_WATCHED, Guard, Leap, NonFiniteLoss
+from gpt2.train.loop import Batch, Run, StepResult, TokenLoss, fit, take_step
+from gpt2.train.pretrain import pretrain, resume
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 5, 7])
@@ -52,6 +57,68 @@ def test_all_ranks_end_after_the_same_step_when_one_is_asked_to() -> None:
         return fit(run, [hook]).step, len(seen)
 
     assert side_by_side(3, 4, train) == [(3, 1)] * 3
+
+
+class Rolling(Fixed):
+    """Batches with a place: rows roll on, so that a step with a wrong cursor has another loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = 0
+
+    def next(self, step: int) -> Batch:
+        self.place += 1
+        rolled = torch.roll(self.batch.inputs, self.place, 0)
+        return Batch(rolled, torch.where(self.batch.targets == IGNORE_INDEX, IGNORE_INDEX, rolled))
+
+    def state(self) -> dict[str, Any]:
+        return {"place": self.place}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.place = state["place"]
+
+
+def rolling(**settings: Any) -> Run:
+    run = make_run(3)
+    run.batches = Rolling()
+    for name, value in settings.items():
+        setattr(run, name, value)
+    return run
+
+
+def test_a_step_that_was_broken_off_leaves_no_trace_and_is_taken_later() -> None:
+    def train(break_at: int) -> list[StepResult]:
+        found: list[StepResult] = []
+        run, passes = rolling(), 0
+        original = run.objective.loss
+
+        def loss(worker: Any, batch: Batch) -> torch.Tensor:
+            nonlocal passes
+            passes += 1
+            run.asked = passes == break_at
+            return original(worker, batch) * (0.9 + 0.2 * torch.rand(()))  # dice, as dropout throws them
+
+        run.objective.loss = loss  # type: ignore[method-assign]
+        fit(run, [lambda run, result: found.append(result)])
+        if break_at:
+            assert run.stopping and run.state.step == len(found) < 5
+            run.asked = run.stopping = False
+            fit(run, [lambda run, result: found.append(result)])
+        return found
+
+    whole, broken = train(0), train(4 * 2 + 2)  # four passes a step: in the midst of the third
+    assert [(r.loss, r.grad_norm) for r in broken] == [(r.loss, r.grad_norm) for r in whole]
+
+
+def test_a_leap_that_stops_the_run_leaves_it_before_the_step() -> None:
+    run = rolling(guard=Guard("stop"))
+    fit(run, [lambda run, result: setattr(run, "stopping", run.state.step == 2)])
+    run.stopping = False
+    habits = replace(run.state, watched=FIRST_WATCHED, loss_mean=1e-3, norm_mean=1e9)  # so that any loss is a leap
+    run.state = replace(habits)
+    with pytest.raises(Leap, match="step 3"):
+        fit(run, [])
+    assert run.state == habits and run.batches.state() == {"place": 2}
 
 
 def test_the_printed_loss_is_the_mean_over_the_true_targets() -> None:
@@ -108,3 +175,24 @@ def test_a_run_that_blows_up_names_the_last_good_checkpoint(tiny: Callable[..., 
     poison = {"optim": {"optimizer": "adamw", "learning_rate": 1e30}, "save_every": 1, "grad_clip": 0.0}
     with pytest.raises(UserError, match=r"step \d+: .* is (nan|inf); training stopped; the last good checkpoint"):
         pretrain(tiny(max_steps=20, **poison), quiet=True)
+
+
+def test_what_was_trained_before_a_bad_step_is_saved_and_takes_no_older_step_s_place(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = TokenLoss.loss
+
+    def nan_at_step_8(self: TokenLoss, worker: Any, batch: Batch) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return original(self, worker, batch) * (math.nan if calls == 8 else 1.0)
+
+    calls, settings = 0, {"save_every": 3, "keep_last": 1, "micro_batch_size": 8, "model": {"dropout": 0.2}}
+    whole = pretrain(tiny(**settings), quiet=True).folder
+    monkeypatch.setattr(TokenLoss, "loss", nan_at_step_8)
+    broken = Path(tiny().out).with_name("broken")
+    with pytest.raises(UserError, match=r"step 8: the loss is nan; training stopped; .* is .*step_00000007; go on"):
+        pretrain(tiny(out=str(broken), **settings), quiet=True)
+    assert [step.name for step in steps(broken)] == ["step_00000006", "step_00000007"]
+    resume(broken, quiet=True)
+    assert trace(broken) == trace(whole)

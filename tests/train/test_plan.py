@@ -42,6 +42,13 @@ def test_a_model_that_may_not_fit_is_told_of(capsys: pytest.CaptureFixture[str])
     assert "memory may run out: one row at a time takes about" in capsys.readouterr().err
 
 
+def test_rows_that_were_chosen_stand_but_what_may_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.decide_micro_batch(config(8), 16 * 10**9) == 8
+    assert not capsys.readouterr().err
+    assert plan.decide_micro_batch(config(8), 5 * 10**9) == 8
+    assert "8 rows at a time take about" in (said := capsys.readouterr().err) and "--micro_batch_size none" in said
+
+
 def test_a_mesh_s_processes_hold_their_share_alone(capsys: pytest.CaptureFixture[str]) -> None:
     settings = replace(config(), model=PRESETS["gpt3-6.7b"], device="cuda", recompute="full")
     assert plan.decide_micro_batch(settings, 80 * 10**9, rows=8) == 1
