@@ -106,7 +106,10 @@ HELLA = {
     "label": 0,
     "split": "val",
 }
-PHYSICAL = "physicaliqa-train-dev"
+PHYSICAL, AI2 = "physicaliqa-train-dev", "ARC-V1-Feb2018-2"
+BILLION = "1-billion-word-language-modeling-benchmark-r13output"
+HELD_OUT = "heldout-monolingual.tokenized.shuffled"
+WMT = {14: "test-full", 16: "test"}  # the folders that the archives of a year's test sets unpack into
 PIQA = {"goal": "To dry", "sol1": "use a towel", "sol2": "use water"}
 GRANDE = {
     "qID": "1",
@@ -153,7 +156,7 @@ def sgml(kind: str, *segments: str) -> str:
 
 
 def sgm(year: int, source: str, target: str, pair: str) -> dict[str, str]:
-    name = f"newstest20{year}-{pair}"
+    name = f"{WMT[year]}/newstest20{year}-{pair}"
     return {
         f"{name}-src.{source}.sgm": sgml("src", "Fish &amp; chips", "Yes"),
         f"{name}-ref.{target}.sgm": sgml("ref", "Poisson et frites", "Oui"),
@@ -175,14 +178,12 @@ SETS: dict[str, list[dict[str, str]]] = {
     ],
     "wikitext103": [{"wikitext-103/wiki.test.tokens": " \n = A = \n \n It is , so . \n"}],
     "ptb": [
-        {"ptb.test.txt": " no it was n't black monday \n but <unk> lost $ N \n"},
-        {"ptb.valid.txt": " so it was \n"},
+        {"simple-examples/data/ptb.test.txt": " no it was n't black monday \n but <unk> lost $ N \n"},
+        {"simple-examples/data/ptb.valid.txt": " so it was \n"},
     ],
     "enwik8": [{"enwik8": "<mediawiki>\n naïve " * 100}],
     "text8": [{"text8": " anarchism originated as " * 100}],
-    "one_billion": [
-        {"heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050": 'It was " so , " he said .\n'}
-    ],
+    "one_billion": [{f"{BILLION}/{HELD_OUT}/news.en.heldout-00000-of-00050": 'It was " so , " he said .\n'}],
     "piqa": [
         {"piqa/valid.jsonl": lines(PIQA, PIQA), "piqa/valid-labels.lst": "0\n1\n"},
         {f"{PHYSICAL}/dev.jsonl": lines(PIQA, PIQA), f"{PHYSICAL}/dev-labels.lst": "0\n1\n"},
@@ -192,8 +193,8 @@ SETS: dict[str, list[dict[str, str]]] = {
         {"cloze_test_test__spring2016 - cloze_test_ALL_test.csv": STORY},
         {"cloze_test_val__spring2016 - cloze_test_ALL_val.csv": STORY},
     ],
-    "arc_easy": [{"ARC-Easy/ARC-Easy-Test.jsonl": ARC, "ARC-Easy/ARC-Easy-Train.jsonl": ARC}],
-    "arc_challenge": [{"ARC-Challenge/ARC-Challenge-Test.jsonl": ARC}],
+    "arc_easy": [{f"{AI2}/ARC-Easy/ARC-Easy-Test.jsonl": ARC, f"{AI2}/ARC-Easy/ARC-Easy-Train.jsonl": ARC}],
+    "arc_challenge": [{f"{AI2}/ARC-Challenge/ARC-Challenge-Test.jsonl": ARC}],
     "openbookqa": [{"OpenBookQA-V1-Sep2018/Data/Main/test.jsonl": ARC}],
     "winogrande": [{"winogrande_1.1/dev.jsonl": lines(GRANDE, GRANDE)}],
     "winograd": [{"WSCollection.xml": SCHEMA}],
@@ -216,7 +217,7 @@ SETS: dict[str, list[dict[str, str]]] = {
     "nq": [{"NQ-open.dev.jsonl": lines({"question": "who was it", "answer": ["Ann", "Anna"]})}],
     "webqs": [{"webquestions.examples.test.json": json.dumps(WEB)}],
     "coqa": [{"coqa-dev-v1.0.json": json.dumps({"version": "1.0", "data": [COQA]})}],
-    "drop": [{"drop_dataset_dev.json": json.dumps({"nfl_1": DROP})}],
+    "drop": [{"drop_dataset/drop_dataset_dev.json": json.dumps({"nfl_1": DROP})}],
     "quac": [{"val_v0.2.json": json.dumps({"data": [QUAC]})}],
     "squad2": [{"dev-v2.0.json": json.dumps({"version": "v2.0", "data": [PASSAGE]})}],
     "wmt14_en_fr": [

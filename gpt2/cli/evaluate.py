@@ -160,4 +160,4 @@ def catalogue() -> str:
 
 def data_names(forms: Sequence[Form], hub: Hub | None) -> str:
     """Where a task's data may lie."""
-    return " | ".join([*(" + ".join(form.files) for form in forms), *([f"hub: {hub.id}"] if hub else [])])
+    return " | ".join([*(" + ".join(form.named) for form in forms), *([f"hub: {hub.id}"] if hub else [])])

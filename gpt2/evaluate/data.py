@@ -26,7 +26,8 @@ class Form:
 
     `files`: patterns of names, below a folder of --data or below a folder in it that is named after the task; all of
     them belong together. A pattern is one file, or with `many` all that fit. `train`: the same of the set that examples
-    are drawn from. `split` is what the files hold, `whole` how many items that has, where files may hold fewer.
+    are drawn from. `archive` is the folder that the publisher's archive unpacks into: files may lie in it or without
+    it. `split` is what the files hold, `whole` how many items that has, where files may hold fewer.
     """
 
     files: tuple[str, ...]
@@ -36,6 +37,17 @@ class Form:
     split: str = "validation"
     many: bool = False
     whole: int = 0
+    archive: str = ""
+
+    def places(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Patterns of files and of training files: in the archive's folder, and without it."""
+        tops = [f"{self.archive}/", ""] if self.archive else [""]
+        return [(tuple(top + name for name in self.files), tuple(top + name for name in self.train)) for top in tops]
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Patterns of files, as the archive has them."""
+        return self.places()[0][0]
 
     def part(self, items: int) -> str:
         """The split's name for files of so many items, which says so where they are not all."""
@@ -79,16 +91,17 @@ def load(name: str, forms: Sequence[Form], hub: Hub | None, folders: Sequence[Pa
     """
     for folder in folders:
         for form in forms:
-            if paths := find(folder, name, form.files, form.many):
-                train = find(folder, name, form.train, form.many) if form.train and examples else None
-                return Data(read(form, paths, form.split), read(form, train, "train") if train else None)
+            for files, shown in form.places():
+                if paths := find(folder, name, files, form.many):
+                    train = find(folder, name, shown, form.many) if shown and examples else None
+                    return Data(read(form, paths, form.split), read(form, train, "train") if train else None)
     if hub is not None:
         return fetch(name, hub, looked_for(forms, folders), examples)
     raise NoData(f"{name}: no data; {looked_for(forms, folders)}")
 
 
 def looked_for(forms: Sequence[Form], folders: Sequence[Path]) -> str:
-    wanted = " or ".join(" with ".join(form.files) for form in forms)
+    wanted = " or ".join(" with ".join(form.named) for form in forms)
     where = ", ".join(map(str, folders)) or "no folder; name one with --data"
     return f"looked for {wanted} in {where}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from official_files import SETS
 
 from gpt2.errors import UserError
 from gpt2.evaluate.data import Form, Hub, NoData, find, load, read
@@ -123,6 +124,23 @@ def test_data_lies_below_the_folder_or_in_one_named_after_the_task(tmp_path: Pat
         (place / "val.jsonl").unlink()
     (tmp_path / "val.jsonl").write_text("x")
     assert find(tmp_path, "boolq", ["BoolQ/val.jsonl"]) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["ptb", "one_billion", "arc_easy", "arc_challenge", "drop", "wmt14_en_fr", "wmt16_ro_en"]
+)
+def test_an_archive_is_read_as_it_unpacks_and_without_its_folder(name: str, tmp_path: Path) -> None:
+    task = CATALOGUE[name]
+    folder = task.forms[0].archive
+    for place, top in {"unpacked": "", "moved": f"{folder}/"}.items():
+        for file, text in SETS[name][0].items():
+            assert file.startswith(f"{folder}/")
+            path = tmp_path / place / file.removeprefix(top)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    unpacked, moved = (load(name, task.forms, None, [tmp_path / place]) for place in ("unpacked", "moved"))
+    assert unpacked == moved and unpacked.test.items
+    assert (unpacked.train is not None) == (name == "arc_easy"), "training files lie beside the test file"
 
 
 def test_a_pattern_that_several_files_fit_is_refused_unless_one_has_the_plain_name(tmp_path: Path) -> None:

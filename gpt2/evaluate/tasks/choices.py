@@ -159,12 +159,19 @@ def race(row: Row) -> list[Fields]:
 
 
 def science(
-    name: str, title: str, files: tuple[str, str], whole: int, context: str, k: int, hub: tuple[str, str]
+    name: str,
+    title: str,
+    files: tuple[str, str],
+    whole: int,
+    context: str,
+    k: int,
+    hub: tuple[str, str],
+    archive: str = "",
 ) -> Task:
     """ARC and OpenBookQA: normalised by the answer's probability after "Answer:" alone."""
     test, train = files
     forms = (
-        Form((test,), arc, train=(train,), split="test"),
+        Form((test,), arc, train=(train,), split="test", archive=archive),
         Form((f"{name}*.jsonl",), llm_foundry, split="test", whole=whole),
     )
     asks = {
@@ -249,6 +256,7 @@ TASKS = (
         "Question: {question}\nAnswer:",
         50,
         ("allenai/ai2_arc", "ARC-Easy"),
+        "ARC-V1-Feb2018-2",
     ),
     science(
         "arc_challenge",
@@ -258,6 +266,7 @@ TASKS = (
         "Question: {question}\nAnswer:",
         50,
         ("allenai/ai2_arc", "ARC-Challenge"),
+        "ARC-V1-Feb2018-2",
     ),
     science(
         "openbookqa",

@@ -133,7 +133,7 @@ TASKS = (
     Task(
         "drop",
         "DROP",
-        (Form(("drop_dataset_dev.json",), drop, drop_rows, ("drop_dataset_train.json",)),),
+        (Form(("drop_dataset_dev.json",), drop, drop_rows, ("drop_dataset_train.json",), archive="drop_dataset"),),
         {"gpt3": Write("Passage: {passage}\nQuestion: {question}\nAnswer:", by_drop, writing=BEAMS, shots=Shots(k=20))},
     ),
     Task(

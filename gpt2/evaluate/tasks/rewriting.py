@@ -49,13 +49,15 @@ def translation(year: int, source: str, target: str) -> Task:
     other = source if source != "en" else target
     set_name = f"newstest20{year}"
     sgml = (f"{set_name}-{source}{target}-src.{source}.sgm", f"{set_name}-{source}{target}-ref.{target}.sgm")
+    archive = {14: "test-full", 16: "test"}[year]
     forms = (
-        Form(sgml, pair, segments, split="test"),
+        Form(sgml, pair, segments, split="test", archive=archive),
         Form(
             (f"{set_name}-{other}en-src.{source}.sgm", f"{set_name}-{other}en-ref.{target}.sgm"),
             pair,
             segments,
             split="test",
+            archive=archive,
         ),
         Form((f"{set_name}.{source}", f"{set_name}.{target}"), pair, parallel, split="test"),
     )

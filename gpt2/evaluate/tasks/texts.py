@@ -250,8 +250,8 @@ TASKS = (
         "ptb",
         "Penn Treebank",
         (
-            Form(("ptb.test.txt",), lines_of, plain_lines, split="test"),
-            Form(("ptb.valid.txt",), lines_of, plain_lines),
+            Form(("ptb.test.txt",), lines_of, plain_lines, split="test", archive="simple-examples/data"),
+            Form(("ptb.valid.txt",), lines_of, plain_lines, archive="simple-examples/data"),
         ),
         ReadOn(whole(detokenize.PTB), PER_TOKEN, WORDS_AND_ENDS),
         gpt3=True,
@@ -277,6 +277,7 @@ TASKS = (
                 lines_of,
                 plain_lines,
                 split="heldout 0 of 50",
+                archive="1-billion-word-language-modeling-benchmark-r13output",
             ),
         ),
         ReadOn(whole(detokenize.ONE_BILLION), PER_TOKEN, WORDS_AND_ENDS),
