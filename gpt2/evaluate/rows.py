@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -73,8 +74,8 @@ def open_text(path: Path) -> str:
     if path.suffix == ".gz":
         try:
             data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
-            raise UserError(f"{path}: not a whole gzip file: {error}") from None
+        except (OSError, EOFError, zlib.error) as error:  # zlib's is neither of the two
+            raise UserError(f"{path}: not a whole gzip file: {error}; fetch it again") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

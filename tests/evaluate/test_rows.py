@@ -95,6 +95,11 @@ def test_files_of_other_kinds_say_where_too(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n')[:-9])
     with pytest.raises(UserError, match=r"c.jsonl.gz: not a whole gzip file"):
         list(jsonl([tmp_path / "c.jsonl.gz"]))
+    packed = bytearray(gzip.compress(b"".join(b'{"a": %d}\n' % n for n in range(99))))
+    packed[len(packed) // 2 : len(packed) // 2 + 9] = b"\xff" * 9
+    (tmp_path / "c.jsonl.gz").write_bytes(packed)
+    with pytest.raises(UserError, match=r"c.jsonl.gz: not a whole gzip file: .*; fetch it again"):
+        list(jsonl([tmp_path / "c.jsonl.gz"]))
     (tmp_path / "d").write_text("a\nb\n")
     (tmp_path / "e").write_text("a\n")
     with pytest.raises(UserError, match="belong line to line"):
