@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2.cli.writing import SETTINGS, model_options, weights_options
+from gpt2.cli.writing import SETTINGS, model_options, named, weights_options
 from gpt2.errors import UserError
 from gpt2.runtime import say
 
@@ -104,6 +104,7 @@ def subject(flags: dict[str, Any]) -> tuple[Callable[[], Scores], dict[str, Any]
     """Who is asked, made on first use, and what the results say of it."""
     name = flags["model"]
     if name is not None and name.startswith(("http://", "https://")):
+        refuse_what_the_server_decides()
         from gpt2.evaluate.remote import connect
 
         return connect(name, flags["tokenizer"])
@@ -117,6 +118,13 @@ def subject(flags: dict[str, Any]) -> tuple[Callable[[], Scores], dict[str, Any]
 
     model = exact(load_model(flags))
     return cache(lambda: Scorer(model)), about(model, str(name or model.folder))
+
+
+def refuse_what_the_server_decides() -> None:
+    """UserError for a flag that says how a model is read, where it is read by a server: it would do nothing."""
+    given = [f"--{flag}" for flag in ("weights", "kv", "device", "dtype", "adapter") if named(flag)]
+    if given:
+        raise UserError(f"{', '.join(given)}: a server reads its model its own way; beside a URL leave this out")
 
 
 def default_out(model: str, suite: str) -> Path:

@@ -211,6 +211,15 @@ def test_the_command_takes_a_url(
     assert model["name"].startswith("tiny at http://127.0.0.1") and model["sha256"] is None
 
 
+def test_flags_that_a_server_could_not_heed_are_refused(gpt2: Callable[..., Any]) -> None:
+    url = ("evaluate", "--model", "http://127.0.0.1:9", "--tasks", "copa")
+    for flag, value in {"weights": "auto", "kv": "int8", "device": "cuda", "dtype": "auto", "adapter": "a"}.items():
+        ran = gpt2(*url, f"--{flag}", value)
+        assert ran.code == 2 and f"--{flag}: a server reads its model its own way; beside" in ran.err
+    ran = gpt2(*url, "--weights", "int8", "--device", "cpu")
+    assert ran.code == 2 and "--weights, --device: a server reads" in ran.err
+
+
 def test_a_server_without_what_is_needed_is_told_so(tmp_path: Path, gpt2: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="gives no log-probabilities of prompts"):
         scored(None, 2, 1, "http://x")
