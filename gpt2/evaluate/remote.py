@@ -1,13 +1,16 @@
 """Scores through a server with /v1/completions that gives log-probabilities of the prompt (`echo` with `logprobs`).
 
 Prompts are sent as token ids, so that what is scored is what our tokenizer makes of a text: the server's model must
-have the same vocabulary. Written is greedily only.
+have the same vocabulary, which a fixed text that it echoes tells. Written is greedily only. What may pass (a busy
+server, a broken connection) is asked again after a pause.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -18,10 +21,13 @@ from gpt2.errors import UserError
 from gpt2.evaluate.prefixes import Ids
 from gpt2.evaluate.score import Pair, Rolled, Scored, Scores, end_of_text, windows
 from gpt2.evaluate.steps import Progress
+from gpt2.runtime import say
 from gpt2.tokenizer.bpe import Tokenizer
 
 AT_ONCE = 16  # prompts in one request
 TIMEOUT = 600.0  # seconds for one request
+PAUSES = (1.0, 5.0, 20.0, 60.0)  # seconds before a request that failed is sent again: so many times, then the run ends
+PASSING = frozenset({408, 429, *range(500, 600)} - {501})  # statuses that may be another one later
 DEFAULT_CONTEXT = 1024  # where the server does not say
 EDGE = 2
 FEWER = (20, 5)  # likeliest tokens that servers give which refuse more: vLLM's limit, OpenAI's
@@ -32,7 +38,11 @@ PROBE = (
 
 
 class Refused(UserError):
-    """The server is there, but does not do what it was asked (a status of 400 to 499)."""
+    """The server is there, but does not do what this request asks (a status of 400 or 422)."""
+
+
+class Passing(UserError):
+    """A failure that may pass: no connection, no whole answer, a server that is busy."""
 
 
 @dataclass
@@ -112,14 +122,28 @@ class RemoteScorer:
         return found
 
     def probe(self) -> list[float]:
-        """Log-probabilities of a fixed text's tokens, which say who answers; none where the server gives none."""
+        """Log-probabilities of a fixed text's tokens, which say who answers; none where the server gives none.
+
+        UserError where the server reads another text in our tokens.
+        """
         ids = self.tokenizer.encode(PROBE)[: self.context_length]
         try:
             (choice,) = self._ask([ids], None, echo=True, logprobs=1)
         except UserError:
             return []
-        values = ((choice.get("logprobs") or {}).get("token_logprobs") or [])[1 : len(ids)]
+        found = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        if len(found) >= len(ids):  # else it echoes nothing
+            self._refuse_another_vocabulary(ids, str(choice.get("text")))
+        values = found[1 : len(ids)]
         return [round(value, 3) for value in values if isinstance(value, (int, float))]
+
+    def _refuse_another_vocabulary(self, ids: Ids, echoed: str) -> None:
+        sent = self.tokenizer.decode(list(ids))
+        if not echoed.lstrip().startswith(sent):
+            raise UserError(
+                f"{self.url}: reads {echoed[:30]!r} where {sent[:30]!r} was sent as tokens: '{self.model}' has another "
+                "vocabulary; name a model with the same one by --tokenizer"
+            )
 
     def _with_tops(self, prompts: Sequence[list[int]], count: int) -> list[Any]:
         """Choices with so many likeliest tokens, or as many as the server does not refuse."""
@@ -141,7 +165,7 @@ class RemoteScorer:
         for start in range(0, len(prompts), AT_ONCE):
             part = list(prompts[start : start + AT_ONCE])
             body = {"model": self.model, "prompt": part, "max_tokens": max_tokens, "temperature": 0, **settings}
-            found = post(f"{self.url}/v1/completions", body).get("choices", [])
+            found = post(f"{self.url}/v1/completions", body, PAUSES).get("choices", [])
             if len(found) != len(part):
                 raise UserError(f"{self.url}: {len(found)} choices for {len(part)} prompts")
             choices += sorted(found, key=lambda choice: choice.get("index", 0))
@@ -180,25 +204,55 @@ def connect(url: str, tokenizer: str | None) -> tuple[Callable[[], Scores], dict
     return lambda: scorer, about | {"context_length": length, "server": base, "model": model, "probe": probe}
 
 
-def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    headers = {"Content-Type": "application/json"}
-    return answer(urllib.request.Request(url, json.dumps(body).encode(), headers))
+def post(url: str, body: dict[str, Any], pauses: Sequence[float] = ()) -> dict[str, Any]:
+    """`answer`, asked for again after each of these pauses (seconds) as long as what fails may pass."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    for pause in pauses:
+        try:
+            return answer(request)
+        except Passing as error:
+            say(f"{error}; again in {pause:g} s")
+            time.sleep(pause)
+    try:
+        return answer(request)
+    except Passing as error:
+        raise UserError(f"{error}; when the server is well again, the same command goes on from here") from None
 
 
 def get(url: str) -> dict[str, Any]:
+    """`answer`, asked for once: it comes first, and whoever mistook an address is to know at once."""
     return answer(urllib.request.Request(url))
 
 
 def answer(request: urllib.request.Request) -> dict[str, Any]:
-    """The JSON object that comes back; UserError for whatever else does."""
+    """The JSON object that comes back; UserError of one line for whatever else does."""
+    url = request.full_url
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             found = json.loads(response.read())
     except urllib.error.HTTPError as error:
-        kind = Refused if 400 <= error.code < 500 else UserError
-        raise kind(f"{request.full_url}: {error.code}: {error.read(300).decode('utf-8', 'replace')}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{request.full_url}: {getattr(error, 'reason', error)}") from None
+        kind = Refused if error.code in (400, 422) else Passing if error.code in PASSING else UserError
+        raise kind(f"{url}: {error.code}: {said_with(error)}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise Passing(f"{url}: {failure(error)}") from None
+    except ValueError as error:
+        raise UserError(f"{url}: {error}; expected JSON, as /v1/completions gives it") from None
     if not isinstance(found, dict):
-        raise UserError(f"{request.full_url}: expected a JSON object")
+        raise UserError(f"{url}: expected a JSON object")
     return found
+
+
+def said_with(error: urllib.error.HTTPError) -> str:
+    """What came with a status: the beginning, on one line."""
+    try:
+        return " ".join(error.read(300).decode("utf-8", "replace").split()) or str(error.reason)
+    except (OSError, http.client.HTTPException):
+        return str(error.reason)
+
+
+def failure(error: OSError | http.client.HTTPException) -> str:
+    """Why there is no whole answer."""
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {TIMEOUT:g} s"
+    return " ".join(str(reason).split()) or type(reason).__name__

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from tiny_models import BYTES, TINY, make, write_model
 
 import gpt2 as package
 from gpt2.errors import UserError
+from gpt2.evaluate import remote
 from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.measures import LastWord, ReadOn, Setting
-from gpt2.evaluate.remote import Refused, RemoteScorer, scored
+from gpt2.evaluate.remote import Refused, RemoteScorer, failure, scored
 from gpt2.evaluate.runs import probed_apart
 from gpt2.evaluate.score import Scorer
 from gpt2.evaluate.tasks.texts import whole
@@ -156,6 +158,95 @@ def test_a_server_that_gives_fewer_likeliest_tokens_is_asked_for_fewer(served: t
     with serving(handler) as url, pytest.raises(Refused, match="400"):
         RemoteScorer(url, "tiny", BYTES, 60).likeliest([BYTES.encode("a")], 200)
     assert asked == [200, 20, 5]
+
+
+def failing(served: tuple[str, GPT], *ways: int | str) -> Any:
+    """The same, but its first answers fail in these ways: a status, or what befalls a connection. And those to come."""
+    left: list[int | str] = list(ways)
+
+    class Failing(Completions):
+        module = served[1]
+
+        def do_POST(self) -> None:
+            way = left.pop(0) if left else ""
+            if not way:
+                super().do_POST()
+            elif isinstance(way, int):
+                self.send_error(way)
+            elif way == "cut":
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{")
+            elif way == "noise":
+                self.wfile.write(b"noise\r\n\r\n")
+
+    return Failing, left
+
+
+def test_what_may_pass_is_asked_again(
+    served: tuple[str, GPT], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = (503, 429, 408, "cut", "noise", "gone")
+    monkeypatch.setattr(remote, "PAUSES", (0.01,) * len(ways))
+    pairs = [(BYTES.encode("the sea"), BYTES.encode(" sang"))]
+    handler, left = failing(served, *ways)
+    with serving(handler) as url:
+        found = RemoteScorer(url, "tiny", BYTES, 60).continuations(pairs)
+    assert not left and found == RemoteScorer(served[0], "tiny", BYTES, 60).continuations(pairs)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == len(ways) and all(line.endswith("; again in 0.01 s") for line in told)
+    assert "503" in told[0] and "IncompleteRead" in told[3]
+    for error in (TimeoutError("timed out"), URLError(TimeoutError("timed out"))):
+        assert failure(error) == "no answer within 600 s"
+
+
+def test_a_server_that_stays_away_ends_the_run_with_a_way_on(
+    served: tuple[str, GPT], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01))
+    for way, said in ((503, "503"), ("cut", "IncompleteRead"), ("noise", "noise")):
+        handler, left = failing(served, *[way] * 4)
+        with serving(handler) as url, pytest.raises(UserError, match=f"{said}.*the same command goes on from here"):
+            RemoteScorer(url, "tiny", BYTES, 60).continuations([([1], [2])])
+        assert len(left) == 1
+    handler, left = failing(served, 404, 404)
+    with serving(handler) as url, pytest.raises(UserError, match="404") as caught:
+        RemoteScorer(url, "tiny", BYTES, 60).continuations([([1], [2])])
+    assert len(left) == 1 and not isinstance(caught.value, Refused), "what does not pass is not asked again"
+
+
+def test_a_busy_server_is_not_one_that_gives_fewer_likeliest_tokens(
+    served: tuple[str, GPT], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSES", (0.01,))
+    handler, left = failing(served, 429)
+    with serving(handler) as url:
+        asked = RemoteScorer(url, "tiny", BYTES, 60)
+        assert len(asked.likeliest([BYTES.encode("a")], 200)[0]) > 20 and asked.tops is None and not left
+    handler, left = failing(served, 429, 429, 429)
+    with serving(handler) as url, pytest.raises(UserError, match="429"):
+        RemoteScorer(url, "tiny", BYTES, 60).likeliest([BYTES.encode("a")], 200)
+    assert len(left) == 1
+    handler, left = failing(served, 422)
+    with serving(handler) as url:
+        asked = RemoteScorer(url, "tiny", BYTES, 60)
+        assert asked.likeliest([BYTES.encode("a")], 200) and asked.tops == 20
+
+
+def test_a_server_with_another_vocabulary_is_refused(
+    served: tuple[str, GPT], tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    class Foreign(Completions):
+        module = served[1]
+
+        def one(self, ids: list[int], body: dict[str, Any]) -> dict[str, Any]:
+            found = super().one(ids, body)
+            return found | {"text": found["text"].swapcase()}
+
+    words = write_model(tmp_path / "words")
+    common = ("--tokenizer", words, "--data", tmp_path, "--tasks", "copa", "--out", tmp_path / "out")
+    with serving(Foreign) as url:
+        ran = gpt2("evaluate", "--model", url, *common)
+    assert ran.code == 2 and "reads 'iN THE WINTER" in ran.err and "another vocabulary" in ran.err
+    assert "--tokenizer" in ran.err and not (tmp_path / "out").exists()
 
 
 def test_what_a_server_cannot_do_is_left_out_of_the_report(
