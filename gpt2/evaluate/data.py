@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,14 @@ def load(name: str, forms: Sequence[Form], hub: Hub | None, folders: Sequence[Pa
     if hub is not None:
         return fetch(name, hub, looked_for(forms, folders), examples)
     raise NoData(f"{name}: no data; {looked_for(forms, folders)}")
+
+
+def reachable(name: str, forms: Sequence[Form], hub: Hub | None, folders: Sequence[Path]) -> bool:
+    """Whether `load` may find something: there are files, or the hub can be asked. Nothing is read."""
+    places = [(folder, files, form.many) for folder in folders for form in forms for files, _ in form.places()]
+    if any(find(folder, name, files, many) for folder, files, many in places):
+        return True
+    return hub is not None and importlib.util.find_spec("datasets") is not None
 
 
 def looked_for(forms: Sequence[Form], folders: Sequence[Path]) -> str:

@@ -118,13 +118,13 @@ def is_number(text: str) -> bool:
 
 def bleu_sums(text: str, references: Sequence[str], tokenize: str = "13a") -> tuple[float, ...]:
     """What BLEU is made of: matching and all n-grams of 1 to 4 words, length, reference's length (sacrebleu)."""
-    found = _bleu(tokenize).corpus_score([text], [[reference] for reference in references])
+    found = bleu_scorer(tokenize).corpus_score([text], [[reference] for reference in references])
     return (*found.counts, *found.totals, found.sys_len, found.ref_len)
 
 
 def rouge(text: str, reference: str) -> dict[str, float]:
     """F1 of ROUGE-1, ROUGE-2 and summary-level ROUGE-L (sentences on lines), with stemming (rouge-score)."""
-    found = _rouge().score(reference, text)
+    found = rouge_scorer().score(reference, text)
     return {
         "rouge1": found["rouge1"].fmeasure,
         "rouge2": found["rouge2"].fmeasure,
@@ -133,7 +133,8 @@ def rouge(text: str, reference: str) -> dict[str, float]:
 
 
 @cache
-def _bleu(tokenize: str) -> Any:
+def bleu_scorer(tokenize: str) -> Any:
+    """UserError where sacrebleu is not installed."""
     try:
         from sacrebleu.metrics import BLEU
     except ImportError:
@@ -142,7 +143,8 @@ def _bleu(tokenize: str) -> Any:
 
 
 @cache
-def _rouge() -> Any:
+def rouge_scorer() -> Any:
+    """UserError where rouge-score is not installed."""
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:

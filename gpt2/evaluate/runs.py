@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from gpt2 import __version__, atomic
 from gpt2.errors import UserError
 from gpt2.evaluate.asked import Writing
-from gpt2.evaluate.data import Data, NoData, load
-from gpt2.evaluate.measures import Measured, ReadOn, Setting
+from gpt2.evaluate.data import Data, NoData, load, reachable
+from gpt2.evaluate.measures import Measured, ReadOn, Setting, Write
 from gpt2.evaluate.measures.read_on import window_and_stride
 from gpt2.evaluate.protocols import TITLES, Job, paper_shots
 from gpt2.runtime import say
@@ -28,7 +28,7 @@ from gpt2.runtime import say
 if TYPE_CHECKING:
     from gpt2.evaluate.score import Scores
 
-FORMAT = 3  # of the results: another number, and old ones are not taken for finished
+FORMAT = 4  # of the results: another number, and old ones are not taken for finished
 LINE_EVERY = 10.0  # seconds between two lines of progress
 LIBRARIES = ("numpy", "torch", "sacrebleu", "rouge-score")
 SAME = 0.05  # nats a token, on average, by which a server's answers to the same text may differ
@@ -63,6 +63,7 @@ class Suite:
         self._refuse_windows()
         undone = {job.name: reason for job in self.jobs if (reason := beyond(self.model, job))}
         jobs = [job for job in self.jobs if job.name not in undone]
+        self._refuse_missing_libraries(jobs)
         results, missing = [], {}
         for number, job in enumerate(jobs, 1):
             try:
@@ -83,8 +84,10 @@ class Suite:
         return found
 
     def _load(self, job: Job) -> Data:
-        folders = [job.task.folder] if job.task.folder else list(self.options.folders)
-        return load(job.task.name, *job.task.source(job.protocol), folders, examples=bool(job.shots))
+        return load(job.task.name, *job.task.source(job.protocol), self._folders(job), examples=bool(job.shots))
+
+    def _folders(self, job: Job) -> list[Path]:
+        return [job.task.folder] if job.task.folder else list(self.options.folders)
 
     def _result(self, job: Job, data: Data, title: str) -> dict[str, Any]:
         path = self.out / "tasks" / f"{job.name}.json"
@@ -137,6 +140,16 @@ class Suite:
         """Before anything is scored."""
         if any(isinstance(job.ask, ReadOn) for job in self.jobs):
             window_and_stride(self.options.window, self.options.stride, int(self.model["context_length"]))
+
+    def _refuse_missing_libraries(self, jobs: Sequence[Job]) -> None:
+        """Before anything is scored: texts are compared when all are written, and would be lost. Data comes first."""
+        for job in jobs:
+            source = job.task.source(job.protocol)
+            if isinstance(job.ask, Write) and reachable(job.task.name, *source, self._folders(job)):
+                try:
+                    job.ask.prepare()
+                except UserError as error:
+                    raise UserError(f"{job.task.name}: {error}, or leave it out with --tasks") from None
 
 
 def identity(model: Mapping[str, Any]) -> dict[str, Any]:

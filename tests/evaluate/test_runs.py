@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tiny_models import TINY, make, write_model
 
-from gpt2.evaluate import runs
+from gpt2.evaluate import metrics, runs
 from gpt2.evaluate.published import nearest, tables
 from gpt2.evaluate.report import write_report
 
@@ -212,6 +212,24 @@ def test_another_set_than_the_published_figure_s_is_named(
     assert "what was asked is validation, the published figure's is test" in report.lower()
     assert "what was asked is test, 12 of 5,153, the published figure's is test" in report.lower()
     assert "test set is the usual one" not in report
+
+
+def test_a_missing_library_is_told_before_anything_is_scored(
+    model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics.rouge_scorer.cache_clear()
+    for name in ("rouge_score", "rouge_score.rouge_scorer", "datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (data / "cnn_dm").mkdir()
+    for name in ("source", "target"):
+        (data / "cnn_dm" / f"test.{name}").write_text("A story.\n")
+    for what in (("--tasks", "piqa,cnn_dm"), ("--suite", "gpt2-paper")):
+        ran = gpt2(*words(model, data, tmp_path / "out", *what))
+        assert ran.code == 2 and not (tmp_path / "out" / "tasks").exists()
+        assert "cnn_dm: ROUGE needs rouge-score: pip install 'gpt2[eval]', or leave it out with --tasks" in ran.err
+    (data / "cnn_dm" / "test.source").unlink()
+    ran = gpt2(*words(model, data, tmp_path / "out", "--suite", "gpt2-paper"))
+    assert ran.code == 0 and "left out: cnn_dm: no data" in ran.err, "what has no data needs no library"
 
 
 def test_a_wrong_file_stops_the_run_with_its_line(

@@ -7,6 +7,19 @@ from gpt2.evaluate.measures.base import Ask, Measured, Setting, Shots
 from gpt2.evaluate.measures.choose import Choose
 from gpt2.evaluate.measures.last_word import LastWord
 from gpt2.evaluate.measures.read_on import Document, ReadOn
-from gpt2.evaluate.measures.write import Write, mean
+from gpt2.evaluate.measures.write import ByLibrary, Score, Write, mean
 
-__all__ = ["Ask", "Choose", "Document", "LastWord", "Measured", "ReadOn", "Setting", "Shots", "Write", "mean"]
+__all__ = [
+    "Ask",
+    "ByLibrary",
+    "Choose",
+    "Document",
+    "LastWord",
+    "Measured",
+    "ReadOn",
+    "Score",
+    "Setting",
+    "Shots",
+    "Write",
+    "mean",
+]

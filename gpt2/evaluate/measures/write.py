@@ -16,6 +16,22 @@ from gpt2.evaluate.writing import write
 
 GREEDY_LINE = Writing()
 SEAM = 8  # tokens that a cut text may grow by when it is encoded anew
+Score = Callable[[str, Fields], dict[str, tuple[str, tuple[float, ...]]]]  # metric -> its kind, and one item's sums
+
+
+@dataclass(frozen=True)
+class ByLibrary:
+    """A score that a library gives which the plain install lacks. `load` is a UserError where it is missing.
+
+    `words` name the library and its settings, for the result.
+    """
+
+    score: Score
+    load: Callable[[], object]
+    words: str
+
+    def __call__(self, text: str, item: Fields) -> dict[str, tuple[str, tuple[float, ...]]]:
+        return self.score(text, item)
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,7 @@ class Write:
     """
 
     context: str
-    score: Callable[[str, Fields], dict[str, tuple[str, tuple[float, ...]]]]
+    score: Score
     answer: str = " {shown}"
     writing: Writing = GREEDY_LINE
     shots: Shots = NO_SHOTS
@@ -35,7 +51,13 @@ class Write:
     trim: str = ""  # a field that is cut at its end where the prompt is too long, instead of the prompt's beginning
 
     def settings(self) -> dict[str, Any]:
-        return {"context": self.context, "answer": self.answer} | self.writing.settings()
+        compared = {"compared_by": self.score.words} if isinstance(self.score, ByLibrary) else {}
+        return {"context": self.context, "answer": self.answer} | self.writing.settings() | compared
+
+    def prepare(self) -> None:
+        """UserError where what compares is not installed: to be known before hours of writing."""
+        if isinstance(self.score, ByLibrary):
+            self.score.load()
 
     def measure(
         self, scores: Scores, items: Sequence[Fields], examples: Sequence[Fields], setting: Setting

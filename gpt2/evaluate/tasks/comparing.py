@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Fields
-from gpt2.evaluate.measures import mean
-from gpt2.evaluate.metrics import as_harness, bleu_sums, drop_scores, exact, f1, first_sentences, left_out, rouge
+from gpt2.evaluate.measures import ByLibrary, mean
+from gpt2.evaluate.metrics import (
+    as_harness,
+    bleu_scorer,
+    bleu_sums,
+    drop_scores,
+    exact,
+    f1,
+    first_sentences,
+    left_out,
+    rouge,
+    rouge_scorer,
+)
 
 Scored = dict[str, tuple[str, tuple[float, ...]]]
 
@@ -38,17 +49,23 @@ def by_drop(text: str, item: Fields) -> Scored:
     return {"f1": mean(overlap), "em": mean(matched)}
 
 
-def by_bleu(tokenize: str) -> Callable[[str, Fields], Scored]:
+def by_bleu(tokenize: str) -> ByLibrary:
+    """BLEU of the corpus, in the tokens that sacrebleu calls so (`13a`, `intl`)."""
+
     def score(text: str, item: Fields) -> Scored:
         return {"bleu": ("bleu", bleu_sums(text, item["answers"], tokenize))}
 
-    return score
+    return ByLibrary(score, partial(bleu_scorer, tokenize), f"sacrebleu, tokens {tokenize}")
 
 
-def by_rouge(text: str, item: Fields) -> Scored:
+def rouge_of_three(text: str, item: Fields) -> Scored:
+    """ROUGE of the first three sentences, and the mean of its three figures."""
     found = rouge(first_sentences(text, 3), item["answers"][0])
     found = {"rouge_average": sum(found.values()) / 3, **found}
     return {name: mean(value) for name, value in found.items()}
+
+
+by_rouge = ByLibrary(rouge_of_three, rouge_scorer, "rouge-score, with stemming")
 
 
 def by_squad(text: str, item: Fields) -> Scored:

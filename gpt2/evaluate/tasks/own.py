@@ -37,7 +37,7 @@ from typing import Any
 from gpt2.errors import UserError, did_you_mean
 from gpt2.evaluate.asked import Writing
 from gpt2.evaluate.data import Fields, Form
-from gpt2.evaluate.measures import Ask, Choose, LastWord, ReadOn, Shots, Write, mean
+from gpt2.evaluate.measures import Ask, Choose, LastWord, ReadOn, Score, Shots, Write, mean
 from gpt2.evaluate.metrics import exact, f1
 from gpt2.evaluate.prompts import Template
 from gpt2.evaluate.rows import Row, plain_lines
@@ -175,7 +175,7 @@ def writing(table: Mapping[str, Any], template: Template | None, where: str) -> 
     return fields, Write("{question}", METRICS[how], template.joint + "{shown}", written, shots(table, where))
 
 
-METRICS: dict[str, Callable[[str, Fields], dict[str, tuple[str, tuple[float, ...]]]]] = {
+METRICS: dict[str, Score] = {
     "exact": lambda text, item: {"exact": mean(exact(text, item["answers"]))},
     "f1": lambda text, item: {"f1": mean(f1(text, item["answers"])), "exact": mean(exact(text, item["answers"]))},
     "bleu": by_bleu("13a"),
