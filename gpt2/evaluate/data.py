@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +58,22 @@ class Form:
 
 @dataclass(frozen=True)
 class Hub:
-    """A set on the Hugging Face hub."""
+    """A set on the Hugging Face hub.
+
+    `first`: so many of the training set's first rows stand for it, as it is too large to be fetched for a few examples.
+    """
 
     id: str
     fields: Translate
     config: str | None = None
     split: str = "validation"
     train: str = "train"
+    first: int = 0
 
 
 @dataclass(frozen=True)
 class Items:
-    """A set as it was read; the hash is of the files' bytes, or of what names the hub's set and its revision."""
+    """A set as it was read; the hash is of the files' bytes, or of the hub's rows."""
 
     items: list[Fields]
     names: list[str]
@@ -173,33 +178,55 @@ def check(item: Fields, where: str) -> None:
 
 def fetch(name: str, hub: Hub, looked: str, examples: bool = True) -> Data:
     """From the hub, or its cache."""
+    missing = f"{name}: no data; {looked}"
+    sets = opened(hub, missing)
+    if hub.split not in sets:
+        raise NoData(f"{name}: {hub.id} has no split '{hub.split}', it has {', '.join(sets)}")
+    test = hub_items(hub, fetched(hub, sets, hub.split, missing), hub.split)
+    if not examples or hub.train not in sets:
+        return Data(test, None)
+    shown = islice(fetched(hub, sets, hub.train, missing), hub.first or None)
+    return Data(test, hub_items(hub, shown, f"{hub.train}, the first {hub.first:,} rows" if hub.first else hub.train))
+
+
+def opened(hub: Hub, missing: str) -> Any:
+    """The hub's set by split. `datasets` keeps all of it; one with a large training set is read as it is fetched,
+    and only what is asked for, unless it is in the cache."""
     try:
         import datasets
     except ImportError:
-        raise NoData(f"{name}: no data; {looked}; to fetch it as {hub.id}: pip install 'gpt2[data]'") from None
+        raise NoData(f"{missing}; to fetch it as {hub.id}: pip install 'gpt2[data]'") from None
     try:
-        sets = datasets.load_dataset(hub.id, hub.config)
+        if hub.first:
+            builder = datasets.load_dataset_builder(hub.id, hub.config)
+            if not Path(builder.cache_dir).is_dir():
+                return builder.as_streaming_dataset()
+        return datasets.load_dataset(hub.id, hub.config)
     except Exception as error:  # the library raises whatever its many parts raise
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise NoData(f"{name}: no data; {looked}; {hub.id} cannot be fetched: {reason}") from None
-    if hub.split not in sets:
-        raise NoData(f"{name}: {hub.id} has no split '{hub.split}', it has {', '.join(sets)}")
-    test = hub_items(hub, sets[hub.split], hub.split)
-    shown = examples and hub.train in sets
-    return Data(test, hub_items(hub, sets[hub.train], hub.train) if shown else None)
+        raise unfetched(hub, missing, error) from None
 
 
-def hub_items(hub: Hub, rows: Any, split: str) -> Items:
-    found = (Row(row, f"{hub.id} {split} row {number}") for number, row in enumerate(rows, 1))
-    items = list(translated(found, hub.fields))
-    return Items(items, [hub.id], split, hub_hash(hub, rows, split))
+def fetched(hub: Hub, sets: Any, split: str, missing: str) -> Iterator[Any]:
+    """A split's rows: what is read as it is fetched fails on the way."""
+    try:
+        yield from sets[split]
+    except Exception as error:
+        raise unfetched(hub, missing, error) from None
 
 
-def hub_hash(hub: Hub, rows: Any, split: str) -> str:
-    """Of the set's names and its fingerprint, which `datasets` makes of the revision; of the rows where it has none."""
-    fingerprint = getattr(rows, "_fingerprint", None)
-    digest = hashlib.sha256(f"{hub.id} {hub.config} {split} {fingerprint}".encode())
-    if fingerprint is None:
-        for row in rows:
+def unfetched(hub: Hub, missing: str, error: Exception) -> NoData:
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    return NoData(f"{missing}; {hub.id} cannot be fetched: {reason}")
+
+
+def hub_items(hub: Hub, rows: Iterable[Any], split: str) -> Items:
+    """Items of rows, and a hash of the set's names and of the rows: the same from the cache and as they are fetched."""
+    digest = hashlib.sha256(f"{hub.id} {hub.config} {split}".encode())
+
+    def hashed() -> Iterator[Row]:
+        for number, row in enumerate(rows, 1):
             digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
+            yield Row(row, f"{hub.id} {split} row {number}")
+
+    items = list(translated(hashed(), hub.fields))
+    return Items(items, [hub.id], split, digest.hexdigest())

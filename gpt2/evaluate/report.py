@@ -142,6 +142,9 @@ def settings(result: Mapping[str, Any]) -> str:
     limit = f", the first {result['limit']:,}" if result["limit"] else ""
     parts = [f"{files} ({result['split']}{limit}), sha256 {result['data']['sha256'][:12]}; {result['items']:,} items"]
     parts += [f"{key.replace('_', ' ')}: {plain(value)}" for key, value in result["how"].items()]
+    if examples := result.get("examples"):
+        whence = examples if isinstance(examples, str) else f"{', '.join(examples['files'])} ({examples['split']})"
+        parts.append(f"examples drawn from {whence}")
     return "; ".join(parts)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2 import __version__, atomic
 from gpt2.errors import UserError
 from gpt2.evaluate.asked import Writing
-from gpt2.evaluate.data import Data, NoData, load, reachable
+from gpt2.evaluate.data import Data, Items, NoData, load, reachable
 from gpt2.evaluate.measures import Measured, ReadOn, Setting, Write
 from gpt2.evaluate.measures.read_on import window_and_stride
 from gpt2.evaluate.protocols import TITLES, Job, paper_shots
@@ -216,9 +216,12 @@ def describe(job: Job, data: Data, measured: Measured, options: Options) -> dict
     if job.task.table:
         found["task_table"] = dict(job.task.table)
     if job.shots:
-        train = data.train
-        found["examples"] = {"files": train.names, "sha256": train.sha256} if train else "the other items of the set"
+        found["examples"] = drawn_from(data.train) if data.train else "the other items of the set"
     return found
+
+
+def drawn_from(train: Items) -> dict[str, Any]:
+    return {"files": train.names, "sha256": train.sha256, "split": train.split}
 
 
 def versions() -> dict[str, str]:

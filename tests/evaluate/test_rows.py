@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +203,9 @@ def test_the_hub_is_asked_where_no_file_is_found(tmp_path: Path, monkeypatch: py
 
 
 class Rows(list[Any]):
-    """As `datasets` gives a split: it knows what it is, and how often it was read."""
+    """As `datasets` gives a split; it knows how often it was read."""
 
-    def __init__(self, rows: list[Any], fingerprint: str) -> None:
-        super().__init__(rows)
-        self._fingerprint, self.times = fingerprint, 0
+    times = 0
 
     def __iter__(self) -> Any:
         self.times += 1
@@ -214,7 +213,7 @@ class Rows(list[Any]):
 
 
 def test_without_examples_no_training_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    test, train = Rows([{"q": "a"}], "f1"), Rows([{"q": "c"}], "f2")
+    test, train = Rows([{"q": "a"}]), Rows([{"q": "c"}])
     fake = types.ModuleType("datasets")
     fake.load_dataset = lambda id, config: {"validation": test, "train": train}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", fake)
@@ -222,12 +221,36 @@ def test_without_examples_no_training_set_is_read(tmp_path: Path, monkeypatch: p
     assert load("t", (), hub, [tmp_path], examples=False).train is None and train.times == 0
     found = load("t", (), hub, [tmp_path])
     assert found.train and found.train.items == [{"q": "c"}] and (test.times, train.times) == (2, 1)
-    test._fingerprint = "f3"
+    test[0] = {"q": "a", "of": "another revision"}
     assert load("t", (), hub, [tmp_path]).test.sha256 != found.test.sha256 != found.train.sha256
     (tmp_path / "a.jsonl").write_text('{"q": "a"}\n')
     (tmp_path / "b.jsonl").write_text("not read\n")
     forms = (Form(("a.jsonl",), hub.fields, train=("b.jsonl",)),)
     assert load("t", forms, None, [tmp_path], examples=False).train is None
+
+
+def test_a_large_training_set_is_read_no_further_than_its_first_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set" / "data"
+    folder.mkdir(parents=True)
+    for name, texts in {"test": "ab", "train-0": "cde", "train-1": "f"}.items():
+        (folder / f"{name}.jsonl").write_text("".join(f'{{"q": "{text}"}}\n' for text in texts))
+    whole = (folder / "train-1.jsonl").read_text()
+    (folder / "train-1.jsonl").write_text("{ not JSON: nobody may read it\n")
+    hub = Hub(str(tmp_path / "set"), lambda row: {"q": row.text("q")}, split="test", first=2)
+    assert load("t", (), hub, [tmp_path], examples=False).train is None
+    found = load("t", (), hub, [tmp_path])
+    assert found.test.items == [{"q": "a"}, {"q": "b"}] and found.train
+    assert found.train.items == [{"q": "c"}, {"q": "d"}] and found.train.split == "train, the first 2 rows"
+    with pytest.raises(NoData, match="cannot be fetched: "):
+        load("t", (), replace(hub, first=4), [tmp_path])
+    (folder / "train-1.jsonl").write_text(whole)
+    datasets.load_dataset(hub.id)
+    monkeypatch.setattr(datasets.DatasetBuilder, "as_streaming_dataset", None)  # what is in the cache is read there
+    assert load("t", (), hub, [tmp_path]) == found
 
 
 def test_objects_of_lists_are_lists_of_objects() -> None:

@@ -20,6 +20,8 @@ from gpt2.evaluate.tasks.comparing import (
 )
 from gpt2.evaluate.tasks.task import Task
 
+FIRST = 10_000  # rows: WMT'14 has 40.8M pairs of English and French
+
 
 def segments(paths: Sequence[Path]) -> Iterator[Row]:
     """WMT's SGML: <seg id="1">text</seg>, the source in one file and the reference in another."""
@@ -79,7 +81,8 @@ def translation(year: int, source: str, target: str) -> Task:
         "BLEU is SacreBLEU's, of one reference."
     )
     title = f"WMT'{year} {names[source][:2]}→{names[target][:2]}"
-    return Task(f"wmt{year}_{source}_{target}", title, forms, asks, Hub(f"wmt/wmt{year}", hub, config, "test"), note)
+    fetched = Hub(f"wmt/wmt{year}", hub, config, "test", first=FIRST)
+    return Task(f"wmt{year}_{source}_{target}", title, forms, asks, fetched, note)
 
 
 def stories(paths: Sequence[Path]) -> Iterator[Row]:
@@ -114,7 +117,7 @@ TASKS = (
             Form(("cnn_dm/*.story",), summary, stories, split="test", many=True),
         ),
         {"gpt2": Write(TLDR, by_rouge, writing=DRAWN_BY_TWO, trim="article")},
-        Hub("abisee/cnn_dailymail", summary, "3.0.0", "test"),
+        Hub("abisee/cnn_dailymail", summary, "3.0.0", "test", first=FIRST),
         "Of an article that is too long the end is cut; the paper does not say which part was read.",
     ),
 )
