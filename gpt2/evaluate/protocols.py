@@ -52,13 +52,15 @@ def jobs_of(
 ) -> list[Job]:
     """Every way of asking that was chosen and that the task has, each once.
 
-    Where no numbers of examples are chosen, GPT-2's paper has one for each task, and so has a user's own.
+    Where no numbers of examples are chosen, GPT-2's paper has one for each task, and so has a user's own; the harness
+    shows none.
     """
+    usual: dict[str, Sequence[str]] = {"gpt2": ("few",), "own": ("few",), "harness": ("zero",)}
     jobs = [
         Job(task, protocol, number)
         for protocol in protocols
         if protocol in task.asks
-        for number in counts(task, protocol, shots or (("few",) if protocol in ("gpt2", "own") else default))
+        for number in counts(task, protocol, shots or usual.get(protocol, default))
     ]
     return list({job.name: job for job in jobs}.values())
 
@@ -74,6 +76,8 @@ def why_none(task: Task, protocols: Sequence[str]) -> str:
 
 def counts(task: Task, protocol: str, shots: Sequence[str]) -> list[int]:
     """Numbers of examples: words and numbers as numbers; of a text that is read on, 0 only."""
+    if protocol == "harness" and "few" in shots:
+        raise UserError("--shots few: is a paper's number, the harness has none; say a number, or --protocol paper")
     most = paper_shots(task, protocol)
     numbers = [most if word == "few" else WORDS[word] if word in WORDS else count(word) for word in shots]
     return [number for number in numbers if number == 0 or hasattr(task.asks[protocol], "shots")]

@@ -90,9 +90,11 @@ def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str,
         found.append(f"the difference is within {FEW:g} standard errors and may be chance")
     if other := another_set(result, row):
         found.append(other)
-    wanted, used = result["shots"], how.get("shots_used", 0)
-    if used < wanted:
-        found.append(f"only {used:g} of {wanted} examples fitted the context of {model['context_length']} tokens")
+    wanted = result["shots"]
+    if how.get("shots_used", 0) < wanted:
+        found.append(too_few(result, model))
+    if "draw" in result:
+        found.append(f"examples were drawn {result['draw']}")
     papers = result.get("paper_shots", wanted)
     if wanted and wanted != papers:
         found.append(f"{wanted} examples were asked for, where the paper had {papers}")
@@ -104,6 +106,16 @@ def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str,
         found.append(f"windows overlap (stride {how['stride']} of {how['window']}), which makes a text likelier")
     found += [result["note"].rstrip(".")] if result["note"] else []
     return [found[0][0].upper() + found[0][1:], *found[1:]] if found else []
+
+
+def too_few(result: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Why fewer examples were shown than were asked for: there are no more, or the context has no room for them."""
+    wanted, used, pool = result["shots"], result["how"].get("shots_used", 0), result.get("pool", result["shots"])
+    room = f"fitted the context of {model['context_length']} tokens"
+    if pool >= wanted:
+        return f"only {used:g} of {wanted} examples {room}"
+    there = f"there are only {pool:,} examples to draw from, where {wanted} were asked for"
+    return there if used >= pool else f"{there}, and {used:g} of them {room}"
 
 
 def another_set(result: Mapping[str, Any], row: Row) -> str:

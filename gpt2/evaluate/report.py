@@ -145,6 +145,8 @@ def settings(result: Mapping[str, Any]) -> str:
     if examples := result.get("examples"):
         whence = examples if isinstance(examples, str) else f"{', '.join(examples['files'])} ({examples['split']})"
         parts.append(f"examples drawn from {whence}")
+    if "draw" in result:
+        parts.append(f"examples drawn {result['draw']}")
     return "; ".join(parts)
 
 

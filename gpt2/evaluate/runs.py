@@ -210,13 +210,16 @@ def describe(job: Job, data: Data, measured: Measured, options: Options) -> dict
         "usual_split": job.task.source(job.protocol)[0][0].split,
         "data": {"files": data.test.names, "sha256": data.test.sha256},
         "how": job.ask.settings() | measured.facts,
-        "note": "" if job.protocol == "harness" else job.task.note,
+        "note": job.task.remark(job.protocol),
         "versions": versions(),
     }
     if job.task.table:
         found["task_table"] = dict(job.task.table)
     if job.shots:
         found["examples"] = drawn_from(data.train) if data.train else "the other items of the set"
+        found["pool"] = len(data.train.items) if data.train else len(data.test.items) - 1
+        if job.protocol == "harness":
+            found["draw"] = "by our generator, not lm-evaluation-harness's: it would show other examples"
     return found
 
 

@@ -16,7 +16,7 @@ import pytest
 from tiny_models import TINY, make, write_model
 
 from gpt2.evaluate import metrics, runs
-from gpt2.evaluate.published import nearest, tables
+from gpt2.evaluate.published import nearest, of_one, tables
 from gpt2.evaluate.report import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +137,20 @@ def test_few_shot_runs_say_how_many_examples_fitted(
     assert found[1]["how"]["shots_used"] == 1 and 1 < found[2]["how"]["shots_used"] < 11
     assert found[2]["examples"] == "the other items of the set"
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "Against the number of examples" in page and "of 50 examples fitted the context of 128 tokens" in page
+    assert "Against the number of examples" in page
+    assert "here are only 11 examples to draw from, where 50 were asked for, and " in page
+    assert f"and {found[2]['how']['shots_used']:g} of them fitted the context of 128 tokens" in page
+
+
+def test_examples_of_the_harness_say_that_we_drew_them(
+    model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    more = ("--tasks", "piqa", "--protocol", "harness", "--shots", "0,2")
+    assert gpt2(*words(model, data, tmp_path / "out", *more)).code == 0
+    plain, shown = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["results"]
+    assert "draw" not in plain and shown["draw"].startswith("by our generator, not lm-evaluation-harness's")
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert report.count("; examples drawn by our generator, not lm-evaluation-harness's") == 1
 
 
 @pytest.mark.parametrize(
@@ -346,6 +359,24 @@ def test_the_nearest_size_of_the_same_protocol_is_set_beside() -> None:
     assert row and (row.name, row.value) == ("175B", pytest.approx(0.725)) and "one-shot" in row.source
     assert nearest(lambada | {"shots": 3, "paper_shots": 0}, "acc", 120e6) is None, "the paper showed no examples"
     assert len(tables()) > 5
+
+
+@pytest.mark.parametrize(
+    ("used", "pool", "said"),
+    [
+        (7.5, 99, "only 7.5 of 15 examples fitted the context of 1024 tokens"),
+        (9, 9, "there are only 9 examples to draw from, where 15 were asked for"),
+        (8, 9, "there are only 9 examples to draw from, where 15 were asked for, and 8 of them fitted the context"),
+        (15, 99, ""),
+    ],
+)
+def test_why_there_were_fewer_examples(used: float, pool: int, said: str) -> None:
+    lambada = result("lambada", {"acc": figure(0.9, 0.01)}, protocol="gpt3", shots=15, pool=pool)
+    row = nearest(lambada, "acc", 125e6)
+    assert row
+    reasons = "; ".join(of_one(lambada | {"how": {"shots_used": used}}, "acc", row, {"context_length": 1024}))
+    assert (said in reasons.replace("There", "there").replace("Only", "only")) if said else not reasons
+    assert ("fitted" in reasons) == ("fitted" in said)
 
 
 def test_the_report_has_both_figures_the_difference_and_reasons(tmp_path: Path) -> None:

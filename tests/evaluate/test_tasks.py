@@ -223,6 +223,23 @@ def test_a_task_that_is_not_asked_says_why() -> None:
             find_jobs("quick", protocol, shots, ["piqa", name])
 
 
+def test_the_harness_has_no_few_examples_of_its_own() -> None:
+    for protocol in ("harness", "both"):
+        with pytest.raises(UserError, match="--shots few: is a paper's number, the harness has none; say a number"):
+            find_jobs("quick", protocol, ["few"], [])
+    both = find_jobs("gpt3-paper", "both", [], []).jobs
+    assert {job.shots for job in both if job.protocol == "harness"} == {0}, "a suite's examples are the paper's"
+    assert {job.shots for job in both if job.name.startswith("piqa-gpt3")} == {0, 50}
+    assert {job.shots for job in find_jobs("quick", "harness", ["5"], ["piqa"]).jobs} == {5}
+
+
+def test_a_remark_is_of_its_own_protocol() -> None:
+    for name in ("lambada", "nq", "wmt14_en_fr"):
+        said = {protocol: CATALOGUE[name].remark(protocol) for protocol in ("gpt2", "gpt3", "harness")}
+        assert "GPT-2" in said["gpt2"] and "GPT-2" not in said["gpt3"] and not said["harness"], name
+    assert CATALOGUE["coqa"].remark("gpt2") == CATALOGUE["coqa"].remark("gpt3") != ""
+
+
 def test_suites_take_the_papers_numbers_of_examples() -> None:
     jobs, strict, _ = find_jobs("gpt3-paper", "paper", [], [])
     shots = {(job.task.name, job.shots) for job in jobs}

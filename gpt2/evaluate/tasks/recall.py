@@ -99,7 +99,10 @@ TASKS = (
         ),
         Hub("google-research-datasets/nq_open", natural),
         asks={"gpt2": Write(FROM_MEMORY, by_exact, writing=GREEDY, shots=Shots("\n", k=5))},
-        note="GPT-2's paper seeds the context with example pairs and says neither how many nor which: 5 were chosen.",
+        notes={
+            "gpt2": "GPT-2's paper seeds the context with example pairs and says neither how many nor which: "
+            "5 were chosen."
+        },
     ),
     closed_book(
         "webqs",

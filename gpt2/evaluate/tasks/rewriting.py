@@ -76,13 +76,11 @@ def translation(year: int, source: str, target: str) -> Task:
             clean=lambda text: first_sentences(text, 1),
         )
     config = f"{other}-en"
-    note = (
-        f"How many example pairs GPT-2 was shown is not stated: {PAIRS_SHOWN} were chosen. "
-        "BLEU is SacreBLEU's, of one reference."
-    )
+    note = "BLEU is SacreBLEU's, of one reference."
+    notes = {"gpt2": f"How many example pairs GPT-2 was shown is not stated: {PAIRS_SHOWN} were chosen."}
     title = f"WMT'{year} {names[source][:2]}→{names[target][:2]}"
     fetched = Hub(f"wmt/wmt{year}", hub, config, "test", first=FIRST)
-    return Task(f"wmt{year}_{source}_{target}", title, forms, asks, fetched, note)
+    return Task(f"wmt{year}_{source}_{target}", title, forms, asks, fetched, note, notes=notes)
 
 
 def stories(paths: Sequence[Path]) -> Iterator[Row]:

@@ -15,8 +15,9 @@ Source = tuple[tuple[Form, ...], "Hub | None"]
 
 @dataclass(frozen=True)
 class Task:
-    """`asks`: protocol (see protocols.py) -> way of asking. `note`: what the paper leaves open, and what was chosen.
+    """`asks`: protocol (see protocols.py) -> way of asking.
 
+    `note`: what the papers leave open, and what was chosen; `notes`: protocol -> what is to be said of that one alone.
     The first of `forms` is the set that is usually asked. `sources`: a protocol's own data, where it reads other data.
     """
 
@@ -29,7 +30,13 @@ class Task:
     folder: Path | None = None  # where the user's own task has its data
     table: Mapping[str, Any] = field(default_factory=dict)  # the user's own task as its file has it
     sources: Mapping[str, Source] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, protocol: str) -> Source:
         """Forms and hub of what this protocol asks."""
         return self.sources.get(protocol, (self.forms, self.hub))
+
+    def remark(self, protocol: str) -> str:
+        """What a result of this protocol says of it; a paper's open questions are none of the harness's."""
+        shared = "" if protocol == "harness" else self.note
+        return " ".join(part for part in (shared, self.notes.get(protocol, "")) if part)

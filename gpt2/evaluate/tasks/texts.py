@@ -239,8 +239,10 @@ TASKS = (
             "harness": LastWord(),
         },
         Hub("EleutherAI/lambada_openai", lambada, "default", "test"),
-        "GPT-2's paper does not say what is predicted: OpenAI told later that it is the text's last token. "
-        "Its list of stop words is not published; NLTK's English one is used.",
+        notes={
+            "gpt2": "GPT-2's paper does not say what is predicted: OpenAI told later that it is the text's last token. "
+            "Its list of stop words is not published; NLTK's English one is used."
+        },
     ),
     book("cbt_cn", "CBT (common nouns)", "CN"),
     book("cbt_ne", "CBT (named entities)", "NE"),
