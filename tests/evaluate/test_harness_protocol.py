@@ -17,6 +17,7 @@ from tiny_models import TINY, make, write_model
 
 from gpt2.evaluate.rows import Row
 from gpt2.evaluate.tasks import CATALOGUE
+from gpt2.evaluate.tasks.choices import winograd_harness, wsc273
 from gpt2.evaluate.tasks.letters import as_harness
 from gpt2.evaluate.tasks.superglue import copa
 from gpt2.evaluate.tasks.texts import articles, harness_document, harness_wikitext, page_of, pages
@@ -109,6 +110,48 @@ def test_copa_s_official_form_is_asked_as_theirs() -> None:
     options = ask.options(copa(Row(doc, "x")))
     assert {option.context for option in options} == {module.doc_to_text(doc)}
     assert [option.answer for option in options] == [f" {choice}" for choice in module.doc_to_choice(doc)]
+
+
+SCHEMAS = (  # before, pronoun, after, answers, right
+    ("The city councilmen refused the demonstrators a permit because", "they", "feared violence.", "AB", "A."),
+    ("The man  lifted the boy. Then", "his", "back hurt.", ("The man", "The boy's"), " B "),
+    ("Ann called!", "She", "was out , though.", ("Ann", "The other The"), "A"),
+    ("", "My", "cup fell.", ("The cook", "His guest"), "B."),
+    ("They asked.", "Its", "end came.", ("The war", "It"), "A."),
+)
+
+
+def test_winograd_s_schemas_are_asked_as_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    parts = "".join(
+        f"<schema><text><txt1>{before}\n</txt1><pron> {pronoun} </pron><txt2>{after}</txt2></text><answers>"
+        f"{''.join(f'<answer>{answer}</answer>' for answer in answers)}</answers>"
+        f"<correctAnswer>{right}</correctAnswer></schema>"
+        for before, pronoun, after, answers, right in SCHEMAS
+    )
+    (tmp_path / "WSCollection.xml").write_text(f"<collection>{parts * 60}</collection>")
+    rows = list(wsc273([tmp_path / "WSCollection.xml"]))
+    assert len(rows) == 273 and rows[0]["text"][rows[0]["pronoun_loc"] :].startswith("they feared")
+    rows = [*rows[:5], Row({**rows[1], "text": "The man lifted the boy.  Then  his  back hurt."}, "x")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "yaml").mkdir()
+    (tmp_path / "yaml" / "wsc.yaml").write_text(
+        f"include: {Path(os.path.dirname(lm_eval.__file__), 'tasks', 'wsc273', 'default.yaml')}\n"  # noqa: PTH120
+        f"task: local_wsc\ndataset_path: json\ndataset_name: null\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
+    )
+    manager = TaskManager(include_path=str(tmp_path / "yaml"), include_defaults=False)
+    task = manager.load_task_or_group(["local_wsc"])["local_wsc"]
+    task.build_all_requests(rank=0, world_size=1)
+    ask: Any = CATALOGUE["winograd"].asks["harness"]
+    items = [winograd_harness(row) for row in rows]
+    ours = [(option.context, option.answer) for item in items for option in ask.options(item)]
+    assert ours == [instance.args for instance in task.instances]
+    assert ours[0][1] == "  feared violence.", "the harness sets a space before the sentence's own"
+    assert [item["gold"] for item in items] == [row["label"] for row in rows] == [0, 1, 0, 1, 0, 1]
 
 
 def test_sums_are_written_as_theirs() -> None:

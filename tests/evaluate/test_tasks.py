@@ -17,6 +17,7 @@ from gpt2.evaluate.measures import Choose, LastWord, ReadOn, Setting, Write
 from gpt2.evaluate.prompts import Example
 from gpt2.evaluate.protocols import Job, jobs_of
 from gpt2.evaluate.published import tables
+from gpt2.evaluate.rows import Row
 from gpt2.evaluate.suites import SUITES, find_jobs
 from gpt2.evaluate.tasks import CATALOGUE
 from gpt2.evaluate.tasks.recall import closed
@@ -182,6 +183,22 @@ def test_cbt_scores_candidate_and_rest_of_sentence(tmp_path: Path) -> None:
     options = prompt("cbt_cn", "gpt2", tmp_path)
     assert options[0].context.endswith('The fox said "go" to line 20. "I can\'t," said the')
     assert [option.answer for option in options][:2] == [" fox, and ran.", " hen, and ran."]
+
+
+def test_harness_asks_the_273_schemas_its_own_way(tmp_path: Path) -> None:
+    forms, hub = CATALOGUE["winograd"].source("harness")
+    (tmp_path / "WSCollection.xml").write_text(
+        SETS["winograd"][0]["WSCollection.xml"].replace("it</pron>", "His</pron>")
+    )
+    ask: Any = CATALOGUE["winograd"].asks["harness"]
+    (item,) = load("winograd", forms, None, [tmp_path]).test.items
+    assert [(each.context, each.answer) for each in ask.options(item)] == [
+        ("The cup was too big for the cup's", "  was small."),
+        ("The cup was too big for the box's", "  was small."),
+    ]
+    assert hub and hub.fields is forms[0].fields and item["gold"] == 1
+    with pytest.raises(UserError, match="column 'pronoun_loc' is 9; expected a place in the text"):
+        hub.fields(Row({"text": "it was", "pronoun": "it", "pronoun_loc": 9, "options": ["a", "b"], "label": 0}, "f"))
 
 
 def test_winograd_puts_the_answer_in_the_pronoun_s_place(tmp_path: Path) -> None:

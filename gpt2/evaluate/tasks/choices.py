@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -116,6 +117,40 @@ def as_pronoun(answer: str, pronoun: str, before: str) -> str:
 
 
 DETERMINERS = ("A", "An", "The", "My", "His", "Her", "Their", "She", "He", "It", "They")
+
+
+def wsc273(paths: Sequence[Path]) -> Iterator[Row]:
+    """The collection's first 273 schemas as the hub's set of this name has them, which is made of them."""
+    for row in islice(winograd_xml(paths), 273):
+        before, pronoun = row.text("txt1"), row.text("pron")
+        options = row.texts("answers")
+        values = {
+            "text": " ".join([before, pronoun, row.text("txt2")]).strip(),
+            "pronoun": pronoun,
+            "pronoun_loc": len(before) + bool(before),
+            "options": options,
+            "label": row.place("correct", LETTERS[: len(options)]),
+        }
+        yield Row(values, row.where)
+
+
+def winograd_harness(row: Row) -> Fields:
+    """As lm-evaluation-harness's `wsc273` reads a schema: its places are of the text before double spaces go, and what
+    follows the pronoun keeps its space, before which the harness sets another one."""
+    text, pronoun, place = row.text("text").replace("  ", " "), row.text("pronoun"), row.number("pronoun_loc")
+    if not 0 <= place < len(text):
+        row.refuse("pronoun_loc", "a place in the text")
+    begins = text[place - 2 : place - 1] == "."
+    options = [harness_option(option, pronoun, begins) for option in row.texts("options")]
+    after, gold = text[place + len(pronoun) :], row.number("label")
+    return {"before": text[:place], "options": options, "after": after, "gold": gold}
+
+
+def harness_option(option: str, pronoun: str, begins: bool) -> str:
+    """An answer in the pronoun's place: always with 's for a possessive one, small unless it begins a sentence."""
+    option += "'s" if pronoun.lower() in ("my", "his", "her", "our", "their") else ""
+    first = option.split()[0] if option.split() else ""
+    return option.replace(first, first.lower()) if first in DETERMINERS and not begins else option
 
 
 def story(row: Row) -> Fields:
@@ -298,6 +333,12 @@ TASKS = (
         },
         Hub("lighteval/winograd_wsc", winograd_hub, "wsc273", "test"),
         "The papers score 273 schemas; the collection has grown to 285 since. Scored is the rest of the sentence.",
+        sources={
+            "harness": (
+                (Form(("WSCollection.xml",), winograd_harness, wsc273, split="test"),),
+                Hub("lighteval/winograd_wsc", winograd_harness, "wsc273", "test"),
+            )
+        },
     ),
     inference_round(1),
     inference_round(2),
