@@ -21,7 +21,10 @@ FEW = 2.0  # standard errors within which a difference may be chance
 
 @dataclass(frozen=True)
 class Row:
-    """A published figure, in our units (shares between 0 and 1), and those of all sizes for a plot."""
+    """A published figure, in our units (shares between 0 and 1), and those of all sizes for a plot.
+
+    `note`: how it was measured otherwise than ours, which `source` says too.
+    """
 
     source: str
     family: str
@@ -30,6 +33,7 @@ class Row:
     value: float
     sizes: tuple[tuple[float, float], ...]
     split: str = ""  # the set it is of, where that is not the one that is usually asked
+    note: str = ""
 
 
 @cache
@@ -45,10 +49,12 @@ def nearest(result: Mapping[str, Any], metric: str, parameters: float) -> Row | 
 
 
 def fits(table: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
-    """Few-shot rows stand beside any number of examples but one; those of no kind, beside the paper's own number."""
+    """Few-shot rows stand beside any number of examples but one; those of no kind, beside the paper's own number; those
+    of a number, beside this one alone."""
     shots, papers = result["shots"], result.get("paper_shots", result["shots"])
     kind = "zero" if shots == 0 else "one" if shots == 1 != papers else "few"
-    return table["protocol"] == result["protocol"] and (table["shots"] == kind if "shots" in table else shots == papers)
+    wanted = table.get("shots", papers)
+    return table["protocol"] == result["protocol"] and wanted == (shots if isinstance(wanted, int) else kind)
 
 
 def row_of(table: Mapping[str, Any], result: Mapping[str, Any], metric: str, parameters: float) -> Row | None:
@@ -59,7 +65,9 @@ def row_of(table: Mapping[str, Any], result: Mapping[str, Any], metric: str, par
     sizes = tuple((float(size), value * scale) for size, value in zip(table["parameters"], values, strict=True))
     place = min(range(len(sizes)), key=lambda n: distance(sizes[n][0], parameters))
     size, value = sizes[place]
-    return Row(table["source"], table["family"], table["names"][place], size, value, sizes, table.get("split", ""))
+    split, note = table.get("split", ""), table.get("note", "")
+    source = f"{table['source']}, {note}" if note else table["source"]
+    return Row(source, table["family"], table["names"][place], size, value, sizes, split, note)
 
 
 def distance(one: float, other: float) -> float:
@@ -88,6 +96,8 @@ def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str,
     figure, how, found = result["metrics"][metric], result["how"], []
     if figure["stderr"] and abs(figure["value"] - row.value) <= FEW * figure["stderr"]:
         found.append(f"the difference is within {FEW:g} standard errors and may be chance")
+    if row.note:
+        found.append(f"the published figure was measured {row.note}")
     if other := another_set(result, row):
         found.append(other)
     wanted = result["shots"]
@@ -96,7 +106,7 @@ def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str,
     if "draw" in result:
         found.append(f"examples were drawn {result['draw']}")
     papers = result.get("paper_shots", wanted)
-    if wanted and wanted != papers:
+    if wanted and wanted != papers and result["protocol"] != "harness":  # which is no paper's
         found.append(f"{wanted} examples were asked for, where the paper had {papers}")
     if wanted and isinstance(result.get("examples"), str):
         found.append("examples were drawn from the other items, as no training set was found")

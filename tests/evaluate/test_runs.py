@@ -361,6 +361,29 @@ def test_the_nearest_size_of_the_same_protocol_is_set_beside() -> None:
     assert len(tables()) > 5
 
 
+def test_a_figure_that_was_measured_otherwise_says_so_beside_ours() -> None:
+    """nanochat asks PIQA and ARC with 10 examples and compares mean losses per token; GPT-3's BLEU is multi-bleu."""
+    model = {"context_length": 1024}
+    hellaswag = result("hellaswag", {"acc_norm": figure(0.5, 0.01)}, protocol="harness")
+    row = nearest(hellaswag, "acc_norm", 124e6)
+    assert row and row.source.endswith(
+        "(CORE), by nanochat's own prompts, and of options by the lowest mean loss per token"
+    )
+    assert of_one(hellaswag, "acc_norm", row, model)[0].startswith(
+        "The published figure was measured by nanochat's own"
+    )
+    piqa = result("piqa", {"acc": figure(0.5, 0.01)}, protocol="harness", paper_shots=0)
+    assert nearest(piqa, "acc", 124e6) is nearest(piqa | {"shots": 5}, "acc", 124e6) is None
+    shown = piqa | {"shots": 10, "how": {"shots_used": 10}}
+    row = nearest(shown, "acc", 124e6)
+    assert row and "by 10 examples in nanochat's own prompts" in row.source
+    assert not any("the paper had" in reason for reason in of_one(shown, "acc", row, model))
+    wmt = result("wmt14_fr_en", {"bleu": figure(0.3, 0.01)}, protocol="gpt3", shots=64, paper_shots=64)
+    row = nearest(wmt, "bleu", 124e6)
+    assert row and row.source == "GPT-3 paper, Table 3.4, few-shot, by multi-bleu in XLM's tokens"
+    assert any("was measured by multi-bleu" in reason for reason in of_one(wmt, "bleu", row, model))
+
+
 @pytest.mark.parametrize(
     ("used", "pool", "said"),
     [

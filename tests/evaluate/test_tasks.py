@@ -228,6 +228,15 @@ def test_published_figures_are_of_tasks_and_metrics_that_there_are(tmp_path: Pat
             assert metric in seen[task, table["protocol"]], key
 
 
+def test_translations_are_compared_in_the_tokens_of_each_paper() -> None:
+    pytest.importorskip("sacrebleu")
+    told = {protocol: ask.settings()["compared_by"] for protocol, ask in CATALOGUE["wmt14_en_fr"].asks.items()}
+    assert told == {"gpt2": "sacrebleu, tokens 13a", "gpt3": "sacrebleu, tokens intl"}
+    item = {"answers": ["Le prix : 5€ “net”"]}  # the two part signs otherwise
+    scores = [ask.score("Le prix : 5 € “ net ”", item)["bleu"] for ask in CATALOGUE["wmt14_en_fr"].asks.values()]
+    assert scores[0] != scores[1]
+
+
 def test_a_task_that_is_not_asked_says_why() -> None:
     plan = find_jobs("quick", "harness", [], [])
     assert set(plan.skipped) == {"anagrams_2"} and "anagrams_2" not in {job.task.name for job in plan.jobs}
