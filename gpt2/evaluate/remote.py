@@ -139,7 +139,7 @@ class RemoteScorer:
 
     def _refuse_another_vocabulary(self, ids: Ids, echoed: str) -> None:
         sent = self.tokenizer.decode(list(ids))
-        if not echoed.lstrip().startswith(sent):
+        if echoed.strip() and not echoed.lstrip().startswith(sent):  # some leave the text of tokens out
             raise UserError(
                 f"{self.url}: reads {echoed[:30]!r} where {sent[:30]!r} was sent as tokens: '{self.model}' has another "
                 "vocabulary; name a model with the same one by --tokenizer"
