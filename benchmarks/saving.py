@@ -64,11 +64,14 @@ def main() -> None:
 def watch(folder: Path, preset: str | None, saves: int, mode: bool) -> Watch:
     """Train a little and look at the clock."""
     seen, call, write = Watch(), Save.__call__, Save.write
+    was_writing = False
 
     def timed_call(self: Save, run: Run, result: StepResult) -> None:
-        seen.steps.append((result.seconds, self.thread.running))
+        nonlocal was_writing
+        seen.steps.append((result.seconds, was_writing or self.thread.running))
         start = time.perf_counter()
         call(self, run, result)
+        was_writing = self.thread.running
         if run.state.step % BETWEEN == 0:
             seen.stays.append(time.perf_counter() - start)
 

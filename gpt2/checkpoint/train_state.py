@@ -268,7 +268,11 @@ def replace_folder(temporary: Path, folder: Path) -> None:
         old = folder.with_name(f".{folder.name}{REPLACED}")
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         temporary.rename(folder)

@@ -118,9 +118,10 @@ def vocabulary(config: TrainConfig) -> int:
 def remote(count: int, name: str, dtype: str) -> Devices:
     """GPUs of the table, as fast as they are in this number format."""
     from gpt2.hardware import find_gpu
+    from gpt2.runtime import pick_dtype
     from gpt2.train.forecast import Devices
 
-    gpu = find_gpu(name)
+    gpu, dtype = find_gpu(name), dtype if dtype == "auto" else pick_dtype(dtype, "cuda")
     return Devices(gpu.name, "cuda", count, gpu.memory_bytes, gpu.peak_in(dtype), gpu.price, gpu.source)
 
 
@@ -133,6 +134,10 @@ def here(config: TrainConfig) -> Devices:
     from gpt2.train.plan import free_memory
 
     runtime = Runtime.detect(config.device, config.dtype)
+    if runtime.device.startswith("cuda"):
+        import torch
+
+        torch.set_float32_matmul_precision("high")  # as training has it
     peak = device_peak(runtime.device, runtime.dtype)
     if runtime.device.startswith("cuda"):
         import torch

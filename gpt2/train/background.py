@@ -46,6 +46,11 @@ class Background:
         self._thread = threading.Thread(target=run, name="saving", daemon=True)
         self._thread.start()
 
+    def wait(self, seconds: float) -> None:
+        """Let the work go on for so long at most."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
     def join(self) -> Exception | None:
         """Wait for the work to end; its error, if it had one, is handed over once."""
         if self._thread is not None:

@@ -68,12 +68,25 @@ def check_layout(config: TrainConfig, sizes: MeshSizes) -> None:
 def fit_rows(config: TrainConfig, place: Place) -> TrainConfig:
     """Decide how many rows are taken at a time; all processes take as many."""
     ranks = place.ranks
-    free = plan.free_memory(place.device)
-    if place.device == "cpu":
-        free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one machine share it
+    if config.micro_batch_size is not None:
+        check_rows(config, place, config.micro_batch_size, its_share(plan.known_memory(place.device), place))
+    free = its_share(plan.free_memory(place.device), place)
     rows = config.batch_rows // ranks.data_size
     rows = plan.decide_micro_batch(config, free, rows, sizes_of(config, ranks.world_size))
     return replace(config, micro_batch_size=min(ranks.collect(rows)))
+
+
+def its_share(free: int, place: Place) -> int:
+    """Of a machine's memory, which the processes on it share."""
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if place.device == "cpu" else free
+
+
+def check_rows(config: TrainConfig, place: Place, rows: int, free: int) -> None:
+    """Say so where a number of rows that was chosen may not fit what is free (0: nobody knows)."""
+    share = config.batch_rows // place.ranks.data_size
+    rows = min(rows, share)
+    if free:
+        plan.warn_if_tight(config, free, rows, -(-share // rows), sizes_of(config, place.ranks.world_size))
 
 
 def resolve(config: TrainConfig, corpus: Corpus, place: Place) -> TrainConfig:

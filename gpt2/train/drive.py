@@ -16,7 +16,7 @@ from gpt2.distributed.ranks import ToldElsewhere
 from gpt2.errors import UserError
 from gpt2.runtime import say
 from gpt2.train.faults import disk_error, last_good
-from gpt2.train.guard import BadStep
+from gpt2.train.guard import BadStep, Leap
 from gpt2.train.live import Live
 from gpt2.train.loop import Hook, OutOfMemory, Run, TrainState, fit
 from gpt2.train.metrics import MetricsFile
@@ -72,11 +72,17 @@ def drive(
 
 
 def train(run: Run, hooks: Sequence[Hook], save: Save) -> None:
-    """The loop; what a step that cannot be taken, or was broken off, leaves behind is saved."""
+    """The loop; what was there before a leap that ends the run, or before a step that was broken off, is saved.
+
+    Not where there is no number: then the weights may be what is wrong, and older ones are of more use.
+    """
     try:
         fit(run, [*hooks, save])
-    except BadStep:
-        save.keep(run, pruning=False)  # its weights may be what is wrong: no older step goes for this one
+    except Leap:
+        try:
+            save.keep(run)
+        except UserError as error:  # the leap is what the user must hear of last
+            say(str(error))
         raise
     save.keep(run)
 
@@ -84,6 +90,7 @@ def train(run: Run, hooks: Sequence[Hook], save: Save) -> None:
 @contextmanager
 def explaining(run: Run, config: RunSettings) -> Iterator[None]:
     """The loop's errors as the user's, with the last good checkpoint. What befalls all processes the main one tells."""
+    where = f"process {run.ranks.rank}, " if run.ranks.world_size > 1 else ""
     try:
         yield
     except BadStep as error:
@@ -94,11 +101,12 @@ def explaining(run: Run, config: RunSettings) -> Iterator[None]:
         note_rows(run, config, error.rows)
         way_out = f"started again with --resume {quote(config.out)}, or by torchrun's --max-restarts"
         raise UserError(f"{error}, or have it halved: {way_out}") from error
-    except torch.OutOfMemoryError as error:  # outside of a step: an evaluation, a sample
+    except torch.OutOfMemoryError as error:  # of the optimizer, an evaluation, a sample: fewer rows are no help
         way_out = last_good(Path(config.out), config.command)
-        raise UserError(f"step {run.state.step}: out of memory on {run.device} beside the steps; {way_out}") from error
+        less = "a smaller model or context takes less, or its parameters shared by more processes"
+        fault = f"{where}after step {run.state.step}: out of memory on {run.device}, not in the passes"
+        raise UserError(f"{fault}; {less}; {way_out}") from error
     except OSError as error:
-        where = f"process {run.ranks.rank}, " if run.ranks.world_size > 1 else ""
         way_out = last_good(Path(config.out), config.command)
         raise UserError(f"{where}step {run.state.step}: {disk_error(error)}; {way_out}") from error
     except RuntimeError as error:

@@ -154,8 +154,6 @@ def resume(
             lessons = peers.attempt(lambda: open_lessons(config, base_of(config, step)))
             place = take_place(runtime, mesh_of(config, lessons, runtime.world_size))
             config = fit_rows(config, lessons, place)
-            if changes:
-                peers.attempt(lambda: rewrite(Path(out), config) if peers.is_main else None)
             run = build_run(config, lessons, place)
             if step is None:
                 say(f"{out}: no checkpoint yet; starting from step 0")
@@ -163,6 +161,8 @@ def resume(
                 restore(run, identity(config, lessons), config, step)
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
             fit_noted(run, config, chosen="micro_batch_size" in (changes or {}) and not again)
+            if changes:
+                peers.attempt(lambda: rewrite(Path(out), config) if peers.is_main else None)
             return tune_run(config, lessons, run, place, completer, quiet)
 
 

@@ -17,6 +17,7 @@ from gpt2.model.config import IGNORE_INDEX
 from gpt2.model.masks import Packed
 from gpt2.train.guard import KEEP, BadStep, Guard, Habits
 from gpt2.train.optim import Optimizer
+from gpt2.train.rng import put_torch_dice, torch_dice
 from gpt2.train.weights import Weights
 
 
@@ -165,19 +166,19 @@ class Mark:
 
     state: TrainState
     cursor: Mapping[str, Any]
-    dice: Sequence[Tensor]
+    dice: Mapping[str, Tensor]
     scale: tuple[float, int]
 
     @classmethod
     def of(cls, run: Run) -> Mark:
         scale = run.weights.loss_scale, run.weights.good_steps
-        return cls(replace(run.state), dict(run.batches.state()), random_state(run.device), scale)
+        return cls(replace(run.state), dict(run.batches.state()), torch_dice(run.device), scale)
 
     def put_back(self, run: Run) -> None:
         """As if the step had never been begun, but for what it has learned of the memory."""
         run.state = replace(self.state, halvings=run.state.halvings)
         run.batches.load(self.cursor)
-        set_random_state(self.dice, run.device)
+        put_torch_dice(self.dice, run.device)
         run.weights.loss_scale, run.weights.good_steps = self.scale
 
 
@@ -244,14 +245,14 @@ def backpropagate(run: Run, batch: Batch, count: int) -> tuple[float, str]:
 
     If memory runs out, the step begins anew with half of the rows at a time: same data, same random numbers.
     """
-    note, dice = "", random_state(run.device)
+    note, dice = "", torch_dice(run.device)
     while True:
         try:
             return run_passes(run, batch, count), note
         except torch.OutOfMemoryError:
             pass  # the retry stands outside: inside, the error would hold on to the activations
         note = halve(run, batch)
-        set_random_state(dice, run.device)
+        put_torch_dice(dice, run.device)
 
 
 def run_passes(run: Run, batch: Batch, count: int) -> float:
@@ -297,15 +298,3 @@ def halve(run: Run, batch: Batch) -> str:
 def fewer(micro_batch_size: int, rows: int) -> int:
     """How often to halve the micro-batch for it to be smaller than so many rows; one is left at least."""
     return next(count for count in range(64) if micro_batch_size >> count < max(2, rows))
-
-
-def random_state(device: str) -> list[Tensor]:
-    """The random numbers that dropout would draw next: the processor's, and the GPU's where there is one."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.startswith("cuda") else [])]
-
-
-def set_random_state(states: Sequence[Tensor], device: str) -> None:
-    """Put them back."""
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.cuda.set_rng_state(state, device)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from gpt2 import hardware
 from gpt2.distributed.estimate import shares
 from gpt2.distributed.mesh import MeshSizes
-from gpt2.model.memory import Pass, micro_batch, training_bytes
+from gpt2.model.memory import Held, Pass, micro_batch, training_bytes
 from gpt2.runtime import say
 from gpt2.train.config import TrainConfig
 from gpt2.train.loop import Run, take_step
@@ -26,29 +26,38 @@ def decide_micro_batch(
 ) -> int:
     """The most of a process's `rows` a step (all of them, if alone) that fit the free memory, in even micro-steps.
 
-    On a mesh of several processes it holds its share of the model alone. A number that was chosen stands, but what may
-    not fit is said.
+    On a mesh of several processes it holds its share of the model alone.
     """
     rows = config.batch_rows if rows is None else rows
-    given = min(config.micro_batch_size or 1, rows)
+    if config.micro_batch_size is not None:
+        return min(config.micro_batch_size, rows)
+    held, step = pass_of(config, 1, 1, mesh)
+    room = int(free_bytes * MEMORY_SHARE)
+    warn_if_tight(config, room, 1, 1, mesh)
+    return micro_batch(config.model, step, config.optim.optimizer, rows, room, config.async_save, held)
+
+
+def warn_if_tight(
+    config: TrainConfig, free_bytes: int, rows: int, micro_steps: int, mesh: MeshSizes | None = None
+) -> None:
+    """Say so where passes of so many rows may take more than is free."""
+    held, step = pass_of(config, rows, micro_steps, mesh)
+    needed = training_bytes(config.model, step, config.optim.optimizer, held, config.async_save)
+    if needed.total - needed.base > free_bytes:
+        wanted = f"{rows} rows at a time take" if rows > 1 else "one row at a time takes"
+        less = "--micro_batch_size none chooses fewer" if rows > 1 else "--recompute full or a smaller model takes less"
+        say(
+            f"memory may run out: {wanted} about {(needed.total - needed.base) / 1e9:.1f} GB, "
+            f"there is room for {free_bytes / 1e9:.1f} GB; {less}"
+        )
+
+
+def pass_of(config: TrainConfig, rows: int, micro_steps: int, mesh: MeshSizes | None) -> tuple[Held | None, Pass]:
+    """A process's pass as the memory model wants it, and what the process holds of the model on a mesh of several."""
     device = "cuda" if config.device.startswith("cuda") else "cpu"
     held = shares(config.model, mesh) if mesh and mesh.world_size > 1 else None
     tp = mesh.tp if mesh else 1
-    step = Pass(1, 0, config.dtype, device, config.recompute, tp, mesh=held is not None)
-    optimizer = config.optim.optimizer
-    room = int(free_bytes * MEMORY_SHARE)
-    asked = replace(step, rows=given, micro_steps=-(-rows // given)) if config.micro_batch_size else step
-    needed = training_bytes(config.model, asked, optimizer, held, config.async_save)
-    if needed.total - needed.base > room:
-        wanted = f"{given} rows at a time take" if given > 1 else "one row at a time takes"
-        less = "--micro_batch_size none takes fewer" if given > 1 else "--recompute full or a smaller model takes less"
-        say(
-            f"memory may run out: {wanted} about {(needed.total - needed.base) / 1e9:.1f} GB, "
-            f"{free_bytes / 1e9:.1f} GB are free; {less}"
-        )
-    if config.micro_batch_size is not None:
-        return given
-    return micro_batch(config.model, step, optimizer, rows, room, config.async_save, held)
+    return held, Pass(rows, 0, config.dtype, device, config.recompute, tp, micro_steps, mesh=held is not None)
 
 
 def decide_steps(config: TrainConfig, tokens_per_epoch: int, measure: Callable[[], float]) -> int:
@@ -114,8 +123,13 @@ def time_steps(run: Run, step: int) -> float:
 
 def free_memory(device: str) -> int:
     """Bytes that a process may still take on the device."""
+    return known_memory(device) or 4 * 2**30  # not Linux: what any machine of the last ten years has
+
+
+def known_memory(device: str) -> int:
+    """The same, 0 where nobody says."""
     if device.startswith("cuda"):
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    return hardware.memory()[1] or 4 * 2**30  # not Linux: what any machine of the last ten years has
+    return hardware.memory()[1]

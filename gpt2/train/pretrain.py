@@ -21,7 +21,16 @@ from gpt2.model.sizes import parameters
 from gpt2.runtime import Runtime, say
 from gpt2.tokenizer.bpe import Tokenizer
 from gpt2.train.begun import begin, goes_on, refuse_a_run, rewrite
-from gpt2.train.build import build_run, check_layout, fit_rows, resolve, resolve_shape, sizes_of
+from gpt2.train.build import (
+    build_run,
+    check_layout,
+    check_rows,
+    fit_rows,
+    its_share,
+    resolve,
+    resolve_shape,
+    sizes_of,
+)
 from gpt2.train.config import TrainConfig, compose
 from gpt2.train.corpus import Corpus, absolute, open_corpus
 from gpt2.train.drive import Finished, drive
@@ -29,6 +38,7 @@ from gpt2.train.hooks import Evaluate, Log, Sample, Stretch
 from gpt2.train.live import Live
 from gpt2.train.lock import alone_in
 from gpt2.train.loop import Hook, Run
+from gpt2.train.plan import known_memory
 from gpt2.train.report import write_report
 from gpt2.train.restore import find_step, identity, restore
 from gpt2.train.save import Save, whole_model
@@ -99,10 +109,8 @@ def resume(
         again = restarted(place.ranks)
         with alone_in(Path(out), place.ranks, LEAVING if again or job() else 0.0):
             step = find_step(Path(out), place.ranks)
-            rows = fit_rows(config, place).micro_batch_size
-            config = replace(config, micro_batch_size=config.micro_batch_size or rows)
-            if changes:
-                place.ranks.attempt(lambda: rewrite(Path(out), config) if place.ranks.is_main else None)
+            free = its_share(known_memory(place.device), place)
+            config = config if config.micro_batch_size else fit_rows(config, place)
             run = build_run(config if step is None else replace(config, init=None), corpus, place, anew=step is None)
             if step is None:
                 say(f"{out}: no checkpoint yet; starting from step 0")
@@ -110,6 +118,9 @@ def resume(
                 restore(run, identity(corpus), config, step)
                 say(f"resuming {out} after step {run.state.step} of {run.max_steps}")
             fit_noted(run, config, chosen="micro_batch_size" in (changes or {}) and not again)
+            check_rows(config, place, max(1, run.micro_batch_size >> run.state.halvings), free)
+            if changes:
+                place.ranks.attempt(lambda: rewrite(Path(out), config) if place.ranks.is_main else None)
             return train_run(config, corpus, run, sampler, quiet)
 
 

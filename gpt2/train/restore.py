@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gpt2 import config as settings
 from gpt2.checkpoint.find import point
 from gpt2.checkpoint.train_state import STATE, WEIGHTS, clean, damage, read_numbers, step_name, steps
 from gpt2.data.shards import Split
@@ -67,6 +68,8 @@ def restore(run: Run, reads: dict[str, Any], config: RunSettings, step: Path) ->
     run.weights.loss_scale, run.weights.good_steps = numbers["loss_scale"], numbers["good_steps"]
     run.weights.publish()
     run.state = TrainState(**numbers["state"])
+    if numbers["config"].get("micro_batch_size") != settings.to_tree(config).get("micro_batch_size"):
+        run.state.halvings = 0  # of another number of rows
     run.batches.load(numbers["cursor"])
     restore_dice(run, config, step)
     if run.ranks.is_main:

@@ -14,7 +14,12 @@ from torch import Tensor
 
 def random_tensors(device: str) -> dict[str, Tensor]:
     """All that later draws depend on, uint8."""
-    tensors = {"torch": torch.get_rng_state(), "python": packed(random.getstate()), "numpy": packed(numpy_state())}
+    return torch_dice(device) | {"python": packed(random.getstate()), "numpy": packed(numpy_state())}
+
+
+def torch_dice(device: str) -> dict[str, Tensor]:
+    """What torch's draws depend on, dropout's among them: the processor's, and those of the device."""
+    tensors = {"torch": torch.get_rng_state()}
     if device.startswith("cuda"):
         tensors["cuda"] = torch.cuda.get_rng_state(device)
     elif device.startswith("mps"):
@@ -24,10 +29,15 @@ def random_tensors(device: str) -> dict[str, Tensor]:
 
 def restore_random(tensors: Mapping[str, Tensor], device: str) -> None:
     """Draw on from there; what another kind of device drew is left out."""
-    torch.set_rng_state(tensors["torch"])
+    put_torch_dice(tensors, device)
     version, numbers, gauss = unpacked(tensors["python"])
     random.setstate((version, tuple(numbers), gauss))
     np.random.set_state(unpacked(tensors["numpy"]))
+
+
+def put_torch_dice(tensors: Mapping[str, Tensor], device: str) -> None:
+    """Put back what `torch_dice` gave."""
+    torch.set_rng_state(tensors["torch"])
     if device.startswith("cuda") and "cuda" in tensors:
         torch.cuda.set_rng_state(tensors["cuda"], device)
     elif device.startswith("mps") and "mps" in tensors:

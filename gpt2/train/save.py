@@ -23,6 +23,7 @@ from gpt2.checkpoint.native import write_folder
 from gpt2.checkpoint.pieces import Pieces, pieces, snapshot
 from gpt2.checkpoint.together import Group, new_group, rank_in
 from gpt2.checkpoint.train_state import WEIGHTS, Step, prune, save_step
+from gpt2.distributed.launch import lost_peer
 from gpt2.distributed.ranks import ToldElsewhere
 from gpt2.errors import UserError
 from gpt2.model.config import GPTConfig
@@ -36,6 +37,7 @@ from gpt2.train.rng import random_tensors
 from gpt2.train.settings import RunSettings
 
 OPTIMIZER = "optimizer."
+LOST = 60.0  # seconds that a checkpoint may still take when another process is gone: it cannot be one of all
 ASKED_FOR = "# Of the command "  # in config.toml, before what tells it from others
 
 # (folder, parameters by name, facts for its card): makes a step's folder one that can be written with
@@ -90,9 +92,11 @@ class Save:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Let the last checkpoint be finished; a second Ctrl-C does not wait for it."""
+        """Let the last checkpoint be finished; a second Ctrl-C does not wait for it, nor who has lost the others."""
         if error is None:
             self.finish()
+        elif isinstance(error, RuntimeError) and self.group is not None and lost_peer(error):
+            self.thread.wait(LOST)
         elif isinstance(error, Exception):
             try:
                 self.finish()
@@ -106,22 +110,19 @@ class Save:
         if step % (self.config.save_every or run.max_steps) == 0 or step == run.max_steps or run.stopping:
             self.save(run)
 
-    def keep(self, run: Run, pruning: bool = True) -> None:
+    def keep(self, run: Run) -> None:
         """Save where the run stands, if no checkpoint does yet: a step was broken off."""
         if run.state.step > self.latest:
-            self.save(run, pruning)
+            self.save(run)
 
-    def save(self, run: Run, pruning: bool = True) -> None:
-        """Copy what makes the run and have it written; what went wrong with the one before is raised here.
-
-        Without `pruning` no older checkpoint goes for it.
-        """
+    def save(self, run: Run) -> None:
+        """Copy what makes the run and have it written; what went wrong with the one before is raised here."""
         self.finish()
         self.latest = run.state.step
         improved = self.note_best(run)
         live = pieces(tensors_of(run))
         step = Step(self.latest, self.numbers(run), self.copied(live), self.model_writer(run))
-        self.thread.start(lambda: self.write(step, improved, pruning))
+        self.thread.start(lambda: self.write(step, improved))
         if not self.config.async_save:
             self.finish()
 
@@ -154,15 +155,14 @@ class Save:
         self.copies = copies if any(piece.local.is_cuda for piece in live.values()) else None
         return copies
 
-    def write(self, step: Step, improved: bool, pruning: bool) -> None:
+    def write(self, step: Step, improved: bool) -> None:
         """The thread's part. Only the first process makes and removes anything beside its own tensors."""
         main = rank_in(self.group) == 0
         folder = self.write_step(step, main)
         if main:
             if improved:
                 point(self.folder / "best", folder)
-            if pruning:
-                prune(self.folder, self.config.keep_last, {path for path in [follow(self.folder / "best")] if path})
+            prune(self.folder, self.config.keep_last, {path for path in [follow(self.folder / "best")] if path})
 
     def write_step(self, step: Step, main: bool) -> Path:
         """Write the files; a folder that vanishes meanwhile is made anew, once. All processes see the same error."""

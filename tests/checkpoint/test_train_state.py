@@ -158,6 +158,20 @@ def test_a_step_that_was_just_to_be_replaced_is_put_back(run: Path, monkeypatch:
     assert damage(run / step_name(10)) is None and not list(run.glob(".*"))
 
 
+def test_a_step_that_cannot_be_replaced_stays(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.startswith(".step_") and self.name.endswith(".tmp"):
+            raise PermissionError("a scanner has it open")
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(PermissionError):
+        save_step(run, made(10))
+    assert damage(run / step_name(10)) is None and not list(run.glob(".*"))
+
+
 def test_processes_share_the_work_of_summing_a_step(run: Path) -> None:
     step = run / step_name(10)
     cut(step / "model.bin")

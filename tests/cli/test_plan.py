@@ -89,6 +89,7 @@ def test_float32_is_planned_at_the_speed_of_tf32(plan: Callable[..., dict[str, A
     short, long = plan(*words), plan(*words, "--dtype", "float32")
     assert (short["devices"]["peak"], long["devices"]["peak"]) == (312e12, 156e12)
     assert long["time"]["days"] == pytest.approx(2 * short["time"]["days"])
+    assert plan(*words, "--dtype", "fp32")["time"] == long["time"]
 
 
 def test_the_table_for_people_tells_the_same(gpt2: Callable[..., Any]) -> None:
@@ -150,7 +151,7 @@ def test_a_growing_batch_takes_more_steps_for_the_same_tokens(plan: Callable[...
     [
         (("gpt3-175c",), "--preset gpt3-175c: unknown (did you mean 'gpt3-175b'?)"),
         (("gpt2-124m", "--gpu", "h1000"), "--gpu h1000: unknown (did you mean 'h100'?)"),
-        (("gpt2-124m", "--gpu", "v100", "--dtype", "float32"), "--dtype float32: how fast a V100 multiplies it"),
+        (("gpt2-124m", "--gpu", "v100", "--dtype", "fp32"), "--dtype float32: how fast a V100 multiplies it"),
         (("gpt2-124m", "--gpus", 8, "--mesh", "2x2"), "--mesh 2x2: three numbers"),
         (("gpt2-124m", "--gpus", 8, "--mesh", "2x2x3"), "cannot form a mesh"),
         (("gpt2-124m", "--gpus", 8, "--mesh", "1x1x8"), "--tp 8 does not divide n_head = 12"),

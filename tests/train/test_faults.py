@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -74,10 +75,10 @@ def test_training_goes_on_while_a_checkpoint_is_written(tiny: Tiny, monkeypatch:
     further = threading.Event()
     write = Save.write
 
-    def slow(self: Save, step: Any, *rest: bool) -> None:
+    def slow(self: Save, step: Any, improved: bool) -> None:
         if step.number == 3:
             assert further.wait(60), "the steps waited for the checkpoint"
-        write(self, step, *rest)
+        write(self, step, improved)
 
     monkeypatch.setattr(Save, "write", slow)
     at_step(monkeypatch, 5, further.set)
@@ -246,3 +247,17 @@ def test_what_a_resumed_run_was_told_holds_for_the_next_one_too(tiny: Tiny) -> N
     assert after.splitlines()[:2] == before.splitlines()[:2], "who began it"
     resume(run, quiet=True)
     assert (run / "config.toml").read_text() == after
+
+
+def test_rows_that_a_resume_chose_are_not_halved_by_what_ran_out_before(tiny: Tiny) -> None:
+    run = pretrain(tiny(max_steps=2, micro_batch_size=8), quiet=True).folder
+    path = run / "step_00000002" / "train_state"
+    text = (path / "state.json").read_text().replace('"halvings": 0', '"halvings": 1')
+    (path / "state.json").write_text(text)
+    sums = json.loads((path / "manifest.json").read_text())
+    sums["train_state/state.json"] = [len(text), hashlib.sha256(text.encode()).hexdigest()]
+    (path / "manifest.json").write_text(json.dumps(sums))
+    assert resume(run, quiet=True).state.halvings == 1
+    config = run / "config.toml"  # as a resume leaves it that was killed before its first checkpoint
+    config.write_text(config.read_text().replace("micro_batch_size = 8", "micro_batch_size = 4"))
+    assert resume(run, quiet=True).state.halvings == 0

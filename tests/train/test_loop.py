@@ -16,10 +16,12 @@ from killed_runs import trace
 from gpt2.checkpoint.train_state import steps
 from gpt2.errors import UserError
 from gpt2.model.config import IGNORE_INDEX
+from gpt2.train import guard
 from gpt2.train.config import TrainConfig
 from gpt2.train.guard import FIRST_WATCHED, Guard, Leap, NonFiniteLoss
 from gpt2.train.loop import Batch, Run, StepResult, TokenLoss, fit, take_step
 from gpt2.train.pretrain import pretrain, resume
+from gpt2.train.save import Save
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 5, 7])
@@ -177,22 +179,40 @@ def test_a_run_that_blows_up_names_the_last_good_checkpoint(tiny: Callable[..., 
         pretrain(tiny(max_steps=20, **poison), quiet=True)
 
 
-def test_what_was_trained_before_a_bad_step_is_saved_and_takes_no_older_step_s_place(
-    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+def test_what_was_trained_before_a_leap_is_saved_and_after_no_number_older_steps_stay(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = TokenLoss.loss
+    original, calls, factor = TokenLoss.loss, 0, 1.0
 
-    def nan_at_step_8(self: TokenLoss, worker: Any, batch: Batch) -> torch.Tensor:
+    def wild_in_step_8(self: TokenLoss, worker: Any, batch: Batch) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return original(self, worker, batch) * (math.nan if calls == 8 else 1.0)
+        return original(self, worker, batch) * (factor if calls == 8 else 1.0)
 
-    calls, settings = 0, {"save_every": 3, "keep_last": 1, "micro_batch_size": 8, "model": {"dropout": 0.2}}
-    whole = pretrain(tiny(**settings), quiet=True).folder
-    monkeypatch.setattr(TokenLoss, "loss", nan_at_step_8)
-    broken = Path(tiny().out).with_name("broken")
-    with pytest.raises(UserError, match=r"step 8: the loss is nan; training stopped; .* is .*step_00000007; go on"):
-        pretrain(tiny(out=str(broken), **settings), quiet=True)
-    assert [step.name for step in steps(broken)] == ["step_00000006", "step_00000007"]
-    resume(broken, quiet=True)
-    assert trace(broken) == trace(whole)
+    monkeypatch.setattr(TokenLoss, "loss", wild_in_step_8)
+    monkeypatch.setattr(guard, "FIRST_WATCHED", 5)
+    settings = {"save_every": 3, "keep_last": 1, "micro_batch_size": 8, "model": {"dropout": 0.2}, "eval_every": 3}
+    whole = pretrain(tiny(**settings, out=str(tmp_path / "whole"), on_outlier="stop"), quiet=True).folder
+    for name, last in (("leap", "step_00000007"), ("no number", "step_00000006")):
+        calls, factor, out = 0, 30.0 if name == "leap" else math.nan, tmp_path / name
+        with pytest.raises(UserError, match=rf"step 8: .*; training stopped; .* checkpoint is .*{last}; go on"):
+            pretrain(tiny(out=str(out), on_outlier="stop", **settings), quiet=True)
+        assert list(steps(out))[-1].name == last and (out / "step_00000006").is_dir()
+        resume(out, quiet=True)
+        assert trace(out) == trace(whole)
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_hide_the_leap(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leap(*_: object) -> str:
+        raise Leap("step 1: a leap")
+
+    def full(self: Save, run: Run) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(Guard, "look", leap)
+    monkeypatch.setattr(Save, "keep", full)
+    with pytest.raises(UserError, match="step 1: a leap; training stopped"):
+        pretrain(tiny(), quiet=True)
+    assert "the disk is full" in capsys.readouterr().err

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from gpt2.distributed.launch import Place
 from gpt2.distributed.mesh import MeshSizes
 from gpt2.model.memory import Pass, training_bytes
 from gpt2.model.presets import PRESETS
 from gpt2.train import plan
+from gpt2.train.build import fit_rows
 from gpt2.train.config import TrainConfig, compose
 
 
@@ -42,11 +44,14 @@ def test_a_model_that_may_not_fit_is_told_of(capsys: pytest.CaptureFixture[str])
     assert "memory may run out: one row at a time takes about" in capsys.readouterr().err
 
 
-def test_rows_that_were_chosen_stand_but_what_may_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan.decide_micro_batch(config(8), 16 * 10**9) == 8
-    assert not capsys.readouterr().err
-    assert plan.decide_micro_batch(config(8), 5 * 10**9) == 8
-    assert "8 rows at a time take about" in (said := capsys.readouterr().err) and "--micro_batch_size none" in said
+@pytest.mark.parametrize(("free", "said"), [(16 * 10**9, ""), (5 * 10**9, "8 rows at a time take about"), (0, "")])
+def test_rows_that_were_chosen_stand_but_what_may_not_fit_is_said(
+    free: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "known_memory", lambda device: free)
+    assert fit_rows(config(8), Place("cpu")).micro_batch_size == 8
+    assert said in (heard := capsys.readouterr().err) and bool(said) == bool(heard)
+    assert not said or "--micro_batch_size none" in heard
 
 
 def test_a_mesh_s_processes_hold_their_share_alone(capsys: pytest.CaptureFixture[str]) -> None:
