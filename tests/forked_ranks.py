@@ -67,6 +67,7 @@ def main(folder: Path, tokens: Path) -> None:
         codes[f"on{count}"] = finish(start(count, ["train", "--resume", str(resumed)]))
     codes |= (
         short_of_memory(folder, begin)
+        | leap(folder, begin)
         | half(folder, begin)
         | meshes(folder, on_meshes)
         | tuning(folder)
@@ -100,6 +101,28 @@ def short_of_memory(folder: Path, begin: list[str]) -> dict[str, list[int]]:
     codes = {"short": finish(start(2, [*begin, str(folder / "short"), *SHORT]))}
     MeshWeights.backward = whole  # type: ignore[method-assign]
     return codes | {"short_again": finish(start(2, ["train", "--resume", str(folder / "short")]))}
+
+
+def leap(folder: Path, begin: list[str]) -> dict[str, list[int]]:
+    """Two processes that a leap stops in step 5; two that go on, and are ended in their last validation; two more."""
+    from gpt2.train.guard import Guard, Habits, Leap
+    from gpt2.train.hooks import Evaluate
+
+    look, last_one, again = Guard.look, Evaluate.finish, ["train", "--resume", str(folder / "leap")]
+
+    def stop(self: Guard, habits: Habits, loss: float, norm: float, step: int) -> str:
+        if step == 5:
+            raise Leap("step 5: a leap")
+        return look(self, habits, loss, norm, step)
+
+    Guard.look = stop  # type: ignore[method-assign]
+    codes = {"leap": finish(start(2, [*begin, str(folder / "leap"), *SHORT]))}
+    codes["leap_left"] = [int(path.name[5:]) for path in sorted((folder / "leap").glob("step_*"))]
+    Guard.look = look  # type: ignore[method-assign]
+    Evaluate.finish = lambda *_: None  # type: ignore[method-assign,assignment]
+    codes["leap_again"] = finish(start(2, again))
+    Evaluate.finish = last_one  # type: ignore[method-assign]
+    return codes | {"leap_last": finish(start(2, again))}
 
 
 def half(folder: Path, begin: list[str]) -> dict[str, list[int]]:

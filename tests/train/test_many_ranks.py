@@ -117,6 +117,17 @@ def test_processes_of_which_one_ran_out_of_memory_go_on_with_half_the_rows(runs:
     assert newest is not None and '"halvings": 1' in (newest / "train_state" / "state.json").read_text()
 
 
+def test_processes_save_what_was_before_a_leap_and_make_up_for_a_last_validation(runs: Runs) -> None:
+    assert runs.codes["leap"] == [2, 2] and runs.codes["leap_left"] == [3, 4]
+    assert runs.codes["leap_again"] == runs.codes["leap_last"] == [0, 0]
+    for mine, whole in zip(runs.trace("leap"), runs.trace("whole"), strict=True):
+        assert mine == pytest.approx(whole, rel=1e-5)
+    newest = newest_good_step(runs.folder / "leap")
+    assert newest is not None and '"validated": 8' in (newest / "train_state" / "state.json").read_text()
+    lines = [json.loads(line) for line in (runs.folder / "leap" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["val_targets"] for line in lines if line["step"] == 8 and "val/loss" in line] == [900]
+
+
 def test_two_processes_in_bfloat16_go_on_bit_for_bit_from_an_evaluated_step(runs: Runs) -> None:
     assert runs.codes["half"] == runs.codes["half_again"] == [0, 0]
     assert len(runs.trace("half")) == 6
