@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -185,8 +185,12 @@ def fetch(name: str, hub: Hub, looked: str, examples: bool = True) -> Data:
     test = hub_items(hub, fetched(hub, sets, hub.split, missing), hub.split)
     if not examples or hub.train not in sets:
         return Data(test, None)
-    shown = islice(fetched(hub, sets, hub.train, missing), hub.first or None)
-    return Data(test, hub_items(hub, shown, f"{hub.train}, the first {hub.first:,} rows" if hub.first else hub.train))
+    rows = fetched(hub, sets, hub.train, missing)
+    part = f"{hub.train}, the first {hub.first:,} rows" if hub.first else hub.train
+    try:
+        return Data(test, hub_items(hub, islice(rows, hub.first or None), part))
+    finally:
+        rows.close()  # here, and not when the process ends: a stream that is left open may then hang
 
 
 def opened(hub: Hub, missing: str) -> Any:
@@ -206,7 +210,7 @@ def opened(hub: Hub, missing: str) -> Any:
         raise unfetched(hub, missing, error) from None
 
 
-def fetched(hub: Hub, sets: Any, split: str, missing: str) -> Iterator[Any]:
+def fetched(hub: Hub, sets: Any, split: str, missing: str) -> Generator[Any, None, None]:
     """A split's rows: what is read as it is fetched fails on the way."""
     try:
         yield from sets[split]

@@ -38,11 +38,15 @@ PROBE = (
 
 
 class Refused(UserError):
-    """The server is there, but does not do what this request asks (a status of 400 or 422)."""
+    """The server is there, but does not do what this request asks (a status of 400, 422 or 501)."""
 
 
 class Passing(UserError):
     """A failure that may pass: no connection, no whole answer, a server that is busy."""
+
+
+class Slow(UserError):
+    """No answer within TIMEOUT: the same request again would only keep the server busier."""
 
 
 @dataclass
@@ -50,7 +54,8 @@ class RemoteScorer:
     """`Scores` behind a URL.
 
     The context is two tokens shorter than the server's: the last token that is scored is part of the prompt there,
-    and the server wants room for one more. `tops`: more likeliest tokens than these it has refused to give.
+    and the server wants room for one more. `tops`: more likeliest tokens than these it has refused to give. `at_once`:
+    so many prompts in one request; half of them, from then on, where no answer comes.
     """
 
     url: str
@@ -58,6 +63,7 @@ class RemoteScorer:
     tokenizer: Tokenizer
     context_length: int = DEFAULT_CONTEXT - EDGE
     tops: int | None = None
+    at_once: int = AT_ONCE
 
     def continuations(self, pairs: Sequence[Pair], progress: Progress | None = None) -> list[Scored]:
         """As `Scorer.continuations`; the context is cut on its left where it is too long."""
@@ -129,17 +135,18 @@ class RemoteScorer:
         ids = self.tokenizer.encode(PROBE)[: self.context_length]
         try:
             (choice,) = self._ask([ids], None, echo=True, logprobs=1)
-        except UserError:
+        except Refused as error:
+            say(f"{error}; so nobody can say whether it has the vocabulary of --tokenizer")
             return []
         found = (choice.get("logprobs") or {}).get("token_logprobs") or []
-        if len(found) >= len(ids):  # else it echoes nothing
-            self._refuse_another_vocabulary(ids, str(choice.get("text")))
+        self._refuse_another_vocabulary(ids, choice.get("text") or "")
         values = found[1 : len(ids)]
         return [round(value, 3) for value in values if isinstance(value, (int, float))]
 
     def _refuse_another_vocabulary(self, ids: Ids, echoed: str) -> None:
         sent = self.tokenizer.decode(list(ids))
-        if echoed.strip() and not echoed.lstrip().startswith(sent):  # some leave the text of tokens out
+        told = len(echoed) > len(sent) // 2  # some do not echo, or leave the text of tokens out
+        if told and not echoed.lstrip().startswith(sent):
             raise UserError(
                 f"{self.url}: reads {echoed[:30]!r} where {sent[:30]!r} was sent as tokens: '{self.model}' has another "
                 "vocabulary; name a model with the same one by --tokenizer"
@@ -162,10 +169,17 @@ class RemoteScorer:
     ) -> list[Any]:
         """The choices for all prompts, in their order."""
         choices: list[Any] = []
-        for start in range(0, len(prompts), AT_ONCE):
-            part = list(prompts[start : start + AT_ONCE])
+        while len(choices) < len(prompts):
+            part = list(prompts[len(choices) : len(choices) + self.at_once])
             body = {"model": self.model, "prompt": part, "max_tokens": max_tokens, "temperature": 0, **settings}
-            found = post(f"{self.url}/v1/completions", body, PAUSES).get("choices", [])
+            try:
+                found = post(f"{self.url}/v1/completions", body, PAUSES).get("choices", [])
+            except Slow as error:
+                if len(part) == 1:
+                    raise
+                self.at_once = len(part) // 2
+                say(f"{error}; again with {self.at_once} prompts at a time")
+                continue
             if len(found) != len(part):
                 raise UserError(f"{self.url}: {len(found)} choices for {len(part)} prompts")
             choices += sorted(found, key=lambda choice: choice.get("index", 0))
@@ -231,10 +245,13 @@ def answer(request: urllib.request.Request) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             found = json.loads(response.read())
     except urllib.error.HTTPError as error:
-        kind = Refused if error.code in (400, 422) else Passing if error.code in PASSING else UserError
+        kind = Refused if error.code in (400, 422, 501) else Passing if error.code in PASSING else UserError
         raise kind(f"{url}: {error.code}: {said_with(error)}") from None
     except (OSError, http.client.HTTPException) as error:
-        raise Passing(f"{url}: {failure(error)}") from None
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError) and reason.errno is None:  # else the network's own, of a connection
+            raise Slow(f"{url}: no answer within {TIMEOUT:g} s") from None
+        raise Passing(f"{url}: {' '.join(str(reason).split()) or type(reason).__name__}") from None
     except ValueError as error:
         raise UserError(f"{url}: {error}; expected JSON, as /v1/completions gives it") from None
     if not isinstance(found, dict):
@@ -248,11 +265,3 @@ def said_with(error: urllib.error.HTTPError) -> str:
         return " ".join(error.read(300).decode("utf-8", "replace").split()) or str(error.reason)
     except (OSError, http.client.HTTPException):
         return str(error.reason)
-
-
-def failure(error: OSError | http.client.HTTPException) -> str:
-    """Why there is no whole answer."""
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, TimeoutError):
-        return f"no answer within {TIMEOUT:g} s"
-    return " ".join(str(reason).split()) or type(reason).__name__

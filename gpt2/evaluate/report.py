@@ -62,13 +62,16 @@ def lines(found: Mapping[str, Any]) -> list[Line]:
     rows = published.all_of(found["results"], found["model"].get("parameters") or 124.4e6)
     made = []
     for place, result in enumerate(found["results"]):
+        beside = next((metric for metric in result["metrics"] if (place, metric) in rows), "")
         for number, metric in enumerate(result["metrics"]):
-            made.append(line_of(found["model"], result, metric, rows.get((place, metric)), number == 0))
+            row = rows.get((place, metric))
+            reasons = published.of_one(result, metric, row, found["model"]) if row and metric == beside else []
+            made.append(line_of(result, metric, row, number == 0, reasons))
     return made
 
 
 def line_of(
-    model: Mapping[str, Any], result: Mapping[str, Any], metric: str, row: published.Row | None, first: bool
+    result: Mapping[str, Any], metric: str, row: published.Row | None, first: bool, reasons: Sequence[str]
 ) -> Line:
     figure = result["metrics"][metric]
     scale = 100 if figure["percent"] else 1
@@ -83,7 +86,7 @@ def line_of(
         f"{row.name}, {row.source}" if row else "",
         number(value - row.value * scale, "+") if row else "",
         first,
-        "; ".join(published.of_one(result, metric, row, model)) if row and first else "",
+        "; ".join(reasons),
     )
 
 

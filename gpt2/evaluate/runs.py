@@ -63,17 +63,23 @@ class Suite:
         self._refuse_windows()
         undone = {job.name: reason for job in self.jobs if (reason := beyond(self.model, job))}
         jobs = [job for job in self.jobs if job.name not in undone]
-        self._refuse_missing_libraries(jobs)
+        unscored = self._refuse_missing_libraries(jobs)
+        undone, jobs = undone | unscored, [job for job in jobs if job.name not in unscored]
         results, missing = [], {}
         for number, job in enumerate(jobs, 1):
+            title = f"[{number}/{len(jobs)}] {job.title}"
             try:
                 data = self._load(job)
             except NoData as error:
+                if finished := self._finished(job):
+                    say(f"{title}: done before, {headline(finished)}; its data cannot be reached now")
+                    results.append(finished)
+                    continue
                 if self.strict:
                     raise
                 missing[job.name] = str(error)
                 continue
-            results.append(self._result(job, data, f"[{number}/{len(jobs)}] {job.title}"))
+            results.append(self._result(job, data, title))
         if not results:
             reason = next(iter([*undone.values(), *missing.values()]))
             raise UserError(f"no task can be asked: {reason}" if undone else f"no task has data: {reason}")
@@ -90,8 +96,7 @@ class Suite:
         return [job.task.folder] if job.task.folder else list(self.options.folders)
 
     def _result(self, job: Job, data: Data, title: str) -> dict[str, Any]:
-        path = self.out / "tasks" / f"{job.name}.json"
-        key = self._key(job, data)
+        path, key = self._path(job), self._key(job, data)
         if finished := read_finished(path, key):
             say(f"{title}: done before, {headline(finished)}")
             return finished
@@ -100,7 +105,8 @@ class Suite:
         result = describe(job, data, measured, self.options)
         items = {name: column.rows for name, column in measured.columns.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"key": key, "model": dict(self.model), "result": result, "items": items}, ensure_ascii=False)
+        written = {"key": key, "asked": self._asked(job), "model": dict(self.model), "result": result, "items": items}
+        text = json.dumps(written, ensure_ascii=False)
         atomic.write_text(path, text + "\n")
         say(f"{title}: {headline(result)}, {clock(time.monotonic() - started)}")
         return result
@@ -113,21 +119,23 @@ class Suite:
         say(f"{title}: {len(items):,} items")
         return job.ask.measure(self.scores(), items, pool if job.shots else [], setting)
 
+    def _path(self, job: Job) -> Path:
+        return self.out / "tasks" / f"{job.name}.json"
+
+    def _finished(self, job: Job) -> dict[str, Any] | None:
+        """The result of an earlier run that asked the same, whatever its data was."""
+        found = read_task(self._path(job))
+        return found["result"] if found.get("asked") == self._asked(job) else None
+
     def _key(self, job: Job, data: Data) -> str:
         """What a result depends on: another key, another result."""
-        options = replace(self.options, folders=())
-        parts = [
-            FORMAT,
-            __version__,
-            identity(self.model),
-            job.name,
-            job.ask.settings(),
-            dict(job.task.table),
-            vars(options),
-            data.test.sha256,
-        ]
-        parts.append(data.train.sha256 if data.train and job.shots else "")
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        return hashed(self._asked(job), data.test.sha256, data.train.sha256 if data.train and job.shots else "")
+
+    def _asked(self, job: Job) -> str:
+        """All of it but the data."""
+        options = vars(replace(self.options, folders=()))
+        table = dict(job.task.table)
+        return hashed(FORMAT, __version__, identity(self.model), job.name, job.ask.settings(), table, options)
 
     def _refuse_another_model(self) -> None:
         """Results of two models never mix in one folder."""
@@ -141,15 +149,29 @@ class Suite:
         if any(isinstance(job.ask, ReadOn) for job in self.jobs):
             window_and_stride(self.options.window, self.options.stride, int(self.model["context_length"]))
 
-    def _refuse_missing_libraries(self, jobs: Sequence[Job]) -> None:
-        """Before anything is scored: texts are compared when all are written, and would be lost. Data comes first."""
+    def _refuse_missing_libraries(self, jobs: Sequence[Job]) -> dict[str, str]:
+        """Before anything is scored: texts are compared when all are written, and would be lost.
+
+        UserError where a task was named or its files are there; of a suite's that only the hub might have, why they
+        are not asked.
+        """
+        left_out: dict[str, str] = {}
         for job in jobs:
-            source = job.task.source(job.protocol)
-            if isinstance(job.ask, Write) and reachable(job.task.name, *source, self._folders(job)):
-                try:
-                    job.ask.prepare()
-                except UserError as error:
+            forms, hub = job.task.source(job.protocol)
+            places = job.task.name, forms, self._folders(job)
+            if not isinstance(job.ask, Write) or self._finished(job) or not reachable(*places[:2], hub, places[2]):
+                continue
+            try:
+                job.ask.prepare()
+            except UserError as error:
+                if self.strict or reachable(*places[:2], None, places[2]):
                     raise UserError(f"{job.task.name}: {error}, or leave it out with --tasks") from None
+                left_out[job.name] = f"{job.task.name}: {error}"
+        return left_out
+
+
+def hashed(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def identity(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 from tiny_models import TINY, make, write_model
 
 from gpt2.evaluate import metrics, runs
+from gpt2.evaluate.data import NoData
 from gpt2.evaluate.published import nearest, of_one, tables
 from gpt2.evaluate.report import write_report
 
@@ -245,6 +246,38 @@ def test_a_missing_library_is_told_before_anything_is_scored(
     assert ran.code == 0 and "left out: cnn_dm: no data" in ran.err, "what has no data needs no library"
 
 
+def test_a_suite_leaves_out_what_only_the_hub_might_have_and_no_library_compares(
+    model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics.rouge_scorer.cache_clear()
+    for name in ("rouge_score", "rouge_score.rouge_scorer", "sacrebleu"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("gpt2.evaluate.data.opened", lambda hub, missing: raise_no_data(missing))
+    monkeypatch.setattr("gpt2.evaluate.data.importlib.util.find_spec", lambda name: object())  # as if it were installed
+    ran = gpt2(*words(model, data, tmp_path / "out", "--suite", "gpt2-paper"))
+    (said,) = (line for line in ran.err.splitlines() if line.startswith("left out: cnn_dm"))
+    assert ran.code == 0 and "ROUGE needs rouge-score: pip install 'gpt2[eval]'" in said
+
+
+def raise_no_data(missing: str) -> Any:
+    raise NoData(missing)
+
+
+def test_a_finished_result_stays_where_its_data_cannot_be_reached_any_more(
+    model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any]
+) -> None:
+    asked = words(model, data, tmp_path / "out", "--tasks", "piqa,add_2")
+    assert gpt2(*asked).code == 0
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    for path in data.glob("piqa*"):
+        path.rename(path.with_suffix(".away"))
+    ran = gpt2(*asked)
+    assert ran.code == 0 and "its data cannot be reached now" in ran.err
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    ran = gpt2(*asked, "--limit", "1")
+    assert ran.code == 2 and "piqa: no data" in ran.err, "another question has no answer yet"
+
+
 def test_a_wrong_file_stops_the_run_with_its_line(
     model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any]
 ) -> None:
@@ -440,3 +473,13 @@ def test_the_report_has_both_figures_the_difference_and_reasons(tmp_path: Path) 
     ):
         assert reason in page and reason in text
     assert page.count("data:image/svg+xml;base64,") == 1 and "http" not in page.split("base64,")[0]
+
+
+def test_reasons_stand_with_the_first_figure_that_has_a_published_one_beside_it(tmp_path: Path) -> None:
+    metrics = {"acc": figure(0.30, 0.01), "acc_norm": figure(0.31, 0.01)}
+    asked = result("hellaswag", metrics, protocol="harness", shots=0, how={}, split="validation")
+    model = {"name": "m", "sha256": "1" * 64, "parameters": 124e6, "context_length": 1024, "weights": "float32"}
+    found = {"model": model | {"device": "cpu"}, "results": [asked], "seed": 0, "gpt2": "0", "versions": {}}
+    write_report(tmp_path, found | {"without_data": {}}, [])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "The difference is within 2 standard errors and may be chance; the published figure was measured by" in text
