@@ -6,6 +6,7 @@ its requests, tokens and answers included; building prompts and metrics is the h
     python benchmarks/evaluate.py --files FOLDER                  # 124M shape, random weights: speed
     python benchmarks/evaluate.py --model ENGLISH_FOLDER          # a model that knows English: item by item, accuracies
     python benchmarks/evaluate.py --only rolling --files FOLDER   # a long text in windows
+    python benchmarks/evaluate.py --fast int8,bfloat16 --files FOLDER   # other short weights than int8, or several
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-SIDES = {"hf": "float32", "gpt2": "float32", "gpt2-int8": "int8"}
+EXACT = ("hf", "gpt2")  # in float32; then ours in short weights, "gpt2-int8"
 METHODS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 METRICS = ("acc", "acc_norm", "exact_match", "perplexity", "word_perplexity")
 PARAGRAPH = 200  # bytes of an item of WikiText at least
@@ -61,7 +63,7 @@ def side(name: str, model: Path, tasks: Path, names: list[str], batch: int) -> d
     if name == "hf":
         lm = get_model("hf")(pretrained=str(model), dtype="float32", device="cpu", batch_size=batch)
     else:
-        lm = get_model("gpt2")(path=str(model), weights=SIDES[name], device="cpu")
+        lm = get_model("gpt2")(path=str(model), weights=name.partition("-")[2] or "float32", device="cpu")
     clock = Clock(lm)
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     settings: dict[str, Any] = {"task_manager": manager, "bootstrap_iters": 0, "verbosity": "ERROR"}
@@ -99,7 +101,7 @@ class Clock:
         return call
 
 
-def compare(model: Path, only: str, items: int, batch: int) -> None:
+def compare(model: Path, only: str, items: int, batch: int, fast: Sequence[str]) -> None:
     """All sides over all tasks, each side in a process of its own; a table of seconds, ratios and metrics."""
     from gpt2.evaluate.harness import write_tasks
 
@@ -107,7 +109,7 @@ def compare(model: Path, only: str, items: int, batch: int) -> None:
         names = write_tasks(gather(Path(scratch, "data"), items), Path(scratch, "tasks"))
         names = [name for name in names if not only or any(word in name for word in only.split(","))]
         found: dict[str, dict[str, Any]] = {}
-        for name in SIDES:
+        for name in (*EXACT, *(f"gpt2-{weights}" for weights in fast)):
             out = Path(scratch, f"{name}.json")
             command = [sys.executable, __file__, "--side", name, "--model", model, "--tasks", Path(scratch, "tasks"),
                        "--names", ",".join(names), "--out", out, "--batch", batch]  # fmt: skip
@@ -120,37 +122,27 @@ def compare(model: Path, only: str, items: int, batch: int) -> None:
 
 def table(found: dict[str, dict[str, Any]], names: list[str]) -> None:
     """What was found, in Markdown."""
-    heads = [
-        "task",
-        "metric",
-        "hf float32",
-        "gpt2 float32",
-        "gpt2 int8",
-        "hf, s",
-        "float32, s",
-        "int8, s",
-        "ratios",
-        "apart",
-    ]
+    sides = ["hf float32", "gpt2 float32", *(name.replace("-", " ") for name in found if name not in EXACT)]
+    heads = ["task", "metric", *sides, *(f"{side}, s" for side in sides), "ratios", "items apart in float32"]
     print("|", " | ".join(heads), "|\n|", " | ".join(["---"] * len(heads)), "|")
-    totals = dict.fromkeys(SIDES, 0.0)
+    totals = dict.fromkeys(found, 0.0)
     for task in names:
-        each = [found[name][task] for name in SIDES]
-        for name, one in zip(SIDES, each, strict=True):
+        each = [one[task] for one in found.values()]
+        for name, one in zip(found, each, strict=True):
             totals[name] += one["seconds"]
         metrics = [metric for metric in METRICS if metric in each[0]["metrics"]]
         apart = sum(one[1] != other[1] for one, other in zip(each[0]["items"], each[1]["items"], strict=True))
-        for metric in metrics:
+        seconds = row([one["seconds"] for one in each]) + f" | {apart}"
+        for number, metric in enumerate(metrics):
             values = " | ".join(f"{one['metrics'][metric]:.6g}" for one in each)
-            rest = row([one["seconds"] for one in each]) + f" | {apart}" if metric == metrics[0] else " | | | |"
-            print(f"| {task} | {metric} | {values} | {rest} |")
-    print(f"| all | | | | | {row(list(totals.values()))} | |")
+            print(f"| {task} | {metric} | {values} | {seconds if number == 0 else '| ' * len(each) + '|'} |")
+    print(f"| all | {'| ' * len(found)}| {row(list(totals.values()))} | |")
 
 
 def row(seconds: list[float]) -> str:
-    """Seconds of the three, and how many times faster ours are."""
-    theirs, plain, fast = seconds
-    return f"{theirs:.1f} | {plain:.1f} | {fast:.1f} | {theirs / plain:.2f}, {theirs / fast:.2f}"
+    """Seconds of each, and how many times faster ours are."""
+    theirs, *ours = seconds
+    return f"{' | '.join(f'{one:.1f}' for one in seconds)} | {', '.join(f'{theirs / one:.2f}' for one in ours)}"
 
 
 def rolling(model: Path, size: int) -> None:
@@ -179,6 +171,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model folder; default: the 124M shape with random weights")
     parser.add_argument("--only", default="", help="tasks by parts of their names, commas between; or rolling")
     parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--fast", default="int8", help="short weights of ours, commas between")
     parser.add_argument("--batch", type=int, default=8, help="of the Hugging Face backend")
     parser.add_argument("--bytes", type=int, default=1_000_000, help="of the text that is rolled over")
     for hidden in ("--side", "--tasks", "--names", "--out"):
@@ -194,7 +187,7 @@ def main() -> None:
 
         write_random(model)
     if args.only != "rolling":
-        compare(model, args.only, args.items, args.batch)
+        compare(model, args.only, args.items, args.batch, args.fast.split(","))
     if args.only in ("", "rolling"):
         rolling(model, args.bytes)
 

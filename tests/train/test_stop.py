@@ -1,4 +1,4 @@
-"""Signals end a run after the step in hand; which of them end it at once, and which are not for it at all."""
+"""Signals end a run between two micro-batches; which of them end it at once, and which are not for it at all."""
 
 from __future__ import annotations
 
