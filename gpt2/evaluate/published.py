@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def of_one(result: Mapping[str, Any], metric: str, row: Row, model: Mapping[str,
         found.append(f"{how['items_cut']:,} items were longer than the context and lost their beginning")
     if how.get("stride") and how["stride"] < how["window"]:
         found.append(f"windows overlap (stride {how['stride']} of {how['window']}), which makes a text likelier")
-    found += [result["note"].rstrip(".")] if result["note"] else []
+    found += [re.sub("^The ", "the ", result["note"].rstrip("."))] if result["note"] else []
     return [found[0][0].upper() + found[0][1:], *found[1:]] if found else []
 
 
