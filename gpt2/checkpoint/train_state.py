@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +134,13 @@ def read_numbers(folder: Path) -> dict[str, Any]:
 
 def newest_good_step(run: Path) -> Path | None:
     """The newest step that is whole; damaged ones are named on stderr and passed over. None if there is none."""
-    for folder in reversed(list(steps(run))):
-        fault = damage(folder)
+    return last_whole(list(steps(run)))
+
+
+def last_whole(folders: Sequence[Path], look: Callable[[Path], str | None] | None = None) -> Path | None:
+    """The last of these steps in which `look` (`damage`) finds nothing wrong; the others are named."""
+    for folder in reversed(folders):
+        fault = (look or damage)(folder)
         if fault is None:
             return folder
         say(f"{folder}: {fault}; going back to the step before it")

@@ -235,7 +235,10 @@ def post(url: str, body: dict[str, Any], pauses: Sequence[float] = ()) -> dict[s
 
 def get(url: str) -> dict[str, Any]:
     """`answer`, asked for once: it comes first, and whoever mistook an address is to know at once."""
-    return answer(urllib.request.Request(url))
+    try:
+        return answer(urllib.request.Request(url))
+    except Passing as error:
+        raise UserError(f"{error}; is the server running there?") from None
 
 
 def answer(request: urllib.request.Request) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from gpt2 import config as settings
 from gpt2.checkpoint.find import point
-from gpt2.checkpoint.train_state import STATE, WEIGHTS, clean, damage, read_numbers, step_name, steps
+from gpt2.checkpoint.train_state import STATE, WEIGHTS, clean, damage, last_whole, read_numbers, step_name, steps
 from gpt2.data.shards import Split
 from gpt2.distributed.ranks import ALONE, Ranks
 from gpt2.errors import UserError
@@ -35,14 +35,14 @@ def find_step(out: Path, ranks: Ranks = ALONE) -> Path | None:
     if ranks.is_main:
         clean(out)
         names = [step.name for step in steps(out)]
-    for name in reversed(ranks.share(names)):
-        step = out / name
-        ranks.attempt(functools.partial(see, step))
-        faults = [fault for fault in ranks.collect(damage(step, ranks.rank, ranks.world_size)) if fault is not None]
-        if not faults:
-            return step
-        say(f"{step}: {faults[0]}; going back to the step before it")
-    return None
+    return last_whole([out / name for name in ranks.share(names)], functools.partial(look_together, ranks))
+
+
+def look_together(ranks: Ranks, step: Path) -> str | None:
+    """`damage` that any process finds in its part of a step's files."""
+    ranks.attempt(functools.partial(see, step))
+    faults = ranks.collect(damage(step, ranks.rank, ranks.world_size))
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def see(step: Path) -> None:

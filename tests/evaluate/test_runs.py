@@ -228,12 +228,17 @@ def test_another_set_than_the_published_figure_s_is_named(
     assert "test set is the usual one" not in report
 
 
+def take_away(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
+    """As if they were not installed."""
+    metrics.rouge_scorer.cache_clear()
+    for name in libraries:
+        monkeypatch.setitem(sys.modules, name, None)
+
+
 def test_a_missing_library_is_told_before_anything_is_scored(
     model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics.rouge_scorer.cache_clear()
-    for name in ("rouge_score", "rouge_score.rouge_scorer", "datasets"):
-        monkeypatch.setitem(sys.modules, name, None)
+    take_away(monkeypatch, "rouge_score", "rouge_score.rouge_scorer", "datasets")
     (data / "cnn_dm").mkdir()
     for name in ("source", "target"):
         (data / "cnn_dm" / f"test.{name}").write_text("A story.\n")
@@ -249,9 +254,7 @@ def test_a_missing_library_is_told_before_anything_is_scored(
 def test_a_suite_leaves_out_what_only_the_hub_might_have_and_no_library_compares(
     model: Path, data: Path, tmp_path: Path, gpt2: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics.rouge_scorer.cache_clear()
-    for name in ("rouge_score", "rouge_score.rouge_scorer", "sacrebleu"):
-        monkeypatch.setitem(sys.modules, name, None)
+    take_away(monkeypatch, "rouge_score", "rouge_score.rouge_scorer", "sacrebleu")
     monkeypatch.setattr("gpt2.evaluate.data.opened", lambda hub, missing: raise_no_data(missing))
     monkeypatch.setattr("gpt2.evaluate.data.importlib.util.find_spec", lambda name: object())  # as if it were installed
     ran = gpt2(*words(model, data, tmp_path / "out", "--suite", "gpt2-paper"))
